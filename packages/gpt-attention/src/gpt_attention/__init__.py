@@ -1,0 +1,1 @@
+"""Causal self-attention from the first sketch to the fast form; needs torch and nothing else."""

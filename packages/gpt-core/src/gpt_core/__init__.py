@@ -1,0 +1,1 @@
+"""The GPT model, text generation and the checkpoint directory."""

@@ -1,0 +1,1 @@
+"""Byte-level BPE tokenizers: train, load, encode and decode; needs tiktoken and nothing else."""
