@@ -1,1 +1,19 @@
 """Causal self-attention from the first sketch to the fast form; needs torch and nothing else."""
+
+from gpt_attention.cache import KVCache
+from gpt_attention.causal import CausalAttention, MultiHeadAttentionWrapper
+from gpt_attention.functional import attend, causal_mask
+from gpt_attention.multi_head import MultiHeadAttention, PyTorchMultiHeadAttention
+from gpt_attention.self_attention import SelfAttention_v1, SelfAttention_v2
+
+__all__ = [
+    "CausalAttention",
+    "KVCache",
+    "MultiHeadAttention",
+    "MultiHeadAttentionWrapper",
+    "PyTorchMultiHeadAttention",
+    "SelfAttention_v1",
+    "SelfAttention_v2",
+    "attend",
+    "causal_mask",
+]

@@ -62,11 +62,13 @@ class GPTConfig:
                 raise ValueError(f"{name} must be True or False, got {value!r}")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> GPTConfig:
+    def from_dict(cls, values: GPTConfig | Mapping[str, Any]) -> GPTConfig:
         """Return the config that a plain dict describes, such as the book's ``GPT_CONFIG_124M``.
 
-        Raises ValueError for a key that is no field (naming the nearest) and for missing keys without default.
+        A ``GPTConfig`` comes back as it is, so a caller need not care which of the two it was given. Raises ValueError for a key that is no field (naming the nearest) and for missing keys without default.
         """
+        if isinstance(values, GPTConfig):
+            return values
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for key in values:
             if key not in fields:

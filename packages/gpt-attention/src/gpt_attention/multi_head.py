@@ -1,0 +1,104 @@
+"""Multi-head causal attention (chapter 3, section 3.6.2; Vaswani et al. 2017, section 3.2.2).
+
+Shapes: B batch, T tokens, S cached + new tokens, H heads, K head width, D = H * K.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt_attention.cache import KVCache
+from gpt_attention.causal import check_length, drop_mask
+from gpt_attention.functional import attend
+
+# Below this many rows (B * T) putting the three weights into one costs more than the two products it saves.
+_MIN_ROWS_TO_FUSE = 64
+
+
+class MultiHeadAttention(nn.Module):
+    """Chapter 3's ``MultiHeadAttention``: (B, T, D_in) -> (B, T, D).
+
+    Queries, keys and values come from one product over the three weights put together, and the sum from torch's
+    fused kernel; ``explicit`` computes the same function step by step as the book does. The parameters are the book's
+    either way. A ``mask`` in a loaded state dict is accepted and dropped.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_out: int,
+        context_length: int,
+        dropout: float,
+        num_heads: int,
+        qkv_bias: bool = False,
+        *,
+        explicit: bool = False,
+    ) -> None:
+        super().__init__()
+        assert d_out % num_heads == 0, f"d_out must be divisible by num_heads, got {d_out} and {num_heads}"
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.head_dim = d_out // num_heads
+        self.context_length = context_length
+        self.explicit = explicit
+        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
+        self.out_proj = nn.Linear(d_out, d_out)
+        self.dropout = nn.Dropout(dropout)
+        self.register_load_state_dict_pre_hook(drop_mask)
+
+    def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """Return one context vector a token.
+
+        With a ``cache`` the tokens of ``x`` follow those it holds for ``layer``, and are added to it. RuntimeError if
+        cached and new tokens exceed ``context_length``.
+        """
+        B, T, _ = x.shape
+        qkv = [y.view(B, T, self.num_heads, self.head_dim).transpose(1, 2) for y in self._project(x)]
+        queries, keys, values = qkv                                     # each (B, H, T, K)
+        if cache is not None:
+            keys, values = cache.append(layer, keys, values)            # (B, H, S, K)
+        check_length(keys.shape[2], self.context_length)
+        dropout_p = self.dropout.p if self.training else 0.0
+        context = attend(queries, keys, values, dropout_p=dropout_p, explicit=self.explicit)
+        return self.out_proj(context.transpose(1, 2).reshape(B, T, self.d_out))
+
+    def _project(self, x: Tensor) -> tuple[Tensor, ...]:
+        layers = (self.W_query, self.W_key, self.W_value)
+        if self.explicit or x.shape[0] * x.shape[1] < _MIN_ROWS_TO_FUSE or not all(map(_is_plain, layers)):
+            return tuple(layer(x) for layer in layers)                  # each (B, T, D)
+        weight = torch.cat([layer.weight for layer in layers])          # (3 * D, D_in)
+        bias = None if self.W_query.bias is None else torch.cat([layer.bias for layer in layers])
+        return F.linear(x, weight, bias).split(self.d_out, dim=-1)
+
+
+class PyTorchMultiHeadAttention(nn.Module):
+    """The book's form with one ``qkv`` layer and no context length: (B, T, D_in) -> (B, T, D)."""
+
+    def __init__(
+        self, d_in: int, d_out: int, num_heads: int, dropout: float = 0.0, qkv_bias: bool = False
+    ) -> None:
+        super().__init__()
+        assert d_out % num_heads == 0, f"d_out must be divisible by num_heads, got {d_out} and {num_heads}"
+        self.d_out = d_out
+        self.num_heads = num_heads
+        self.head_dim = d_out // num_heads
+        self.qkv = nn.Linear(d_in, 3 * d_out, bias=qkv_bias)
+        self.proj = nn.Linear(d_out, d_out)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """Return one context vector a token; a ``cache`` works as in ``MultiHeadAttention``."""
+        B, T, _ = x.shape
+        qkv = self.qkv(x).view(B, T, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        queries, keys, values = qkv                                     # each (B, H, T, K)
+        if cache is not None:
+            keys, values = cache.append(layer, keys, values)            # (B, H, S, K)
+        context = attend(queries, keys, values, dropout_p=self.dropout if self.training else 0.0)
+        return self.proj(context.transpose(1, 2).reshape(B, T, self.d_out))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether calling the layer is nothing but its product: not replaced (by LoRA, say), not hooked."""
+    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks

@@ -1,0 +1,132 @@
+"""The parts of a GPT block (chapter 4; Radford et al. 2019, section 2.3).
+
+Each part has two forms of one function: torch's native kernel, and with ``explicit`` the formula written out as the
+book teaches it. Parameters and their names are the book's in both.
+
+Shapes: B batch, T tokens, D embedding width.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from gpt_attention import KVCache, MultiHeadAttention, PyTorchMultiHeadAttention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt_core.config import GPTConfig
+
+
+class LayerNorm(nn.Module):
+    """Normalise each token's vector: scale * (x - mean) / sqrt(variance + eps) + shift, (..., D) -> (..., D).
+
+    The variance is the biased one (divided by D), as in GPT-2.
+    """
+
+    def __init__(self, emb_dim: int, *, explicit: bool = False) -> None:
+        super().__init__()
+        self.eps = 1e-5
+        self.explicit = explicit
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+        self.shift = nn.Parameter(torch.zeros(emb_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised vectors."""
+        if not self.explicit:
+            return F.layer_norm(x, self.scale.shape, self.scale, self.shift, self.eps)
+        mean = x.mean(dim=-1, keepdim=True)
+        variance = x.var(dim=-1, keepdim=True, unbiased=False)
+        return self.scale * (x - mean) / torch.sqrt(variance + self.eps) + self.shift
+
+
+class GELU(nn.Module):
+    """GELU in GPT-2's tanh form: 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) (Hendrycks and Gimpel 2016)."""
+
+    def __init__(self, *, explicit: bool = False) -> None:
+        super().__init__()
+        self.explicit = explicit
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the activation of each element."""
+        if not self.explicit:
+            return F.gelu(x, approximate="tanh")
+        return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+class FeedForward(nn.Module):
+    """Two layers with a GELU between, four times as wide inside: (B, T, D) -> (B, T, D)."""
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any], *, explicit: bool = False) -> None:
+        super().__init__()
+        config = GPTConfig.from_dict(cfg)
+        self.layers = nn.Sequential(
+            nn.Linear(config.emb_dim, 4 * config.emb_dim),
+            GELU(explicit=explicit),
+            nn.Linear(4 * config.emb_dim, config.emb_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each token's vector, transformed alone."""
+        return self.layers(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: x + dropout(attention(norm1(x))), then x + dropout(feed_forward(norm2(x)))."""
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any], *, explicit: bool = False) -> None:
+        super().__init__()
+        config = GPTConfig.from_dict(cfg)
+        self.att: nn.Module = MultiHeadAttention(
+            d_in=config.emb_dim,
+            d_out=config.emb_dim,
+            context_length=config.context_length,
+            num_heads=config.n_heads,
+            dropout=config.drop_rate,
+            qkv_bias=config.qkv_bias,
+            explicit=explicit,
+        )
+        self.ff: nn.Module = FeedForward(config, explicit=explicit)
+        self.norm1: nn.Module = LayerNorm(config.emb_dim, explicit=explicit)
+        self.norm2: nn.Module = LayerNorm(config.emb_dim, explicit=explicit)
+        self.drop_resid = nn.Dropout(config.drop_rate)
+
+    def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        """Return (B, T, D); with a ``cache`` the tokens of ``x`` follow those it holds for ``layer``."""
+        x = x + self.drop_resid(self.att(self.norm1(x), cache=cache, layer=layer))
+        return x + self.drop_resid(self.ff(self.norm2(x)))
+
+
+class FeedForwardFast(nn.Module):
+    """The book's fast variant with ``nn.GELU``; the parameters are those of ``FeedForward``."""
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
+        super().__init__()
+        config = GPTConfig.from_dict(cfg)
+        self.layers = nn.Sequential(
+            nn.Linear(config.emb_dim, 4 * config.emb_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(4 * config.emb_dim, config.emb_dim),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each token's vector, transformed alone."""
+        return self.layers(x)
+
+
+class TransformerBlockFast(TransformerBlock):
+    """The book's fast variant: parameters ``att.qkv``, ``att.proj``, ``norm1.weight``, ... instead of the book's first names."""
+
+    def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
+        nn.Module.__init__(self)
+        config = GPTConfig.from_dict(cfg)
+        self.att = PyTorchMultiHeadAttention(
+            d_in=config.emb_dim,
+            d_out=config.emb_dim,
+            num_heads=config.n_heads,
+            dropout=config.drop_rate,
+            qkv_bias=config.qkv_bias,
+        )
+        self.ff = FeedForwardFast(config)
+        self.norm1 = nn.LayerNorm(config.emb_dim)
+        self.norm2 = nn.LayerNorm(config.emb_dim)
+        self.drop_resid = nn.Dropout(config.drop_rate)

@@ -1,0 +1,135 @@
+"""The GPT model (chapter 4; Radford et al. 2019).
+
+Shapes: B batch, T tokens, D embedding width, V vocabulary size.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from gpt_attention import KVCache
+from torch import Tensor, nn
+
+from gpt_core.config import GPTConfig
+from gpt_core.layers import LayerNorm, TransformerBlock, TransformerBlockFast
+
+
+class GPTModel(nn.Module):
+    """Token ids (B, T) to logits (B, T, V).
+
+    The parameters' names and the order in which they are drawn are the book's, so its seeds give its numbers. The
+    computation runs on torch's fused kernels; ``explicit=True`` computes the same function step by step as the
+    book writes it.
+    """
+
+    def __init__(self, config: GPTConfig | Mapping[str, Any], *, explicit: bool = False) -> None:
+        super().__init__()
+        config = GPTConfig.from_dict(config)
+        self._build(
+            config,
+            block=lambda: TransformerBlock(config, explicit=explicit),
+            norm=lambda: LayerNorm(config.emb_dim, explicit=explicit),
+        )
+
+    def _build(
+        self, config: GPTConfig, *, block: Callable[[], TransformerBlock], norm: Callable[[], nn.Module]
+    ) -> None:
+        self.config = config
+        self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
+        self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
+        self.drop_emb = nn.Dropout(config.drop_rate)
+        self.trf_blocks = nn.Sequential(*[block() for _ in range(config.n_layers)])
+        self.final_norm = norm()
+        self.out_head: nn.Module = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
+        if config.tie_weights:
+            self.out_head.weight = self.tok_emb.weight
+        self._cache: KVCache | None = None
+
+    def forward(self, in_idx: Tensor, use_cache: bool = False, cache: KVCache | None = None) -> Tensor:
+        """Return the logits of each position.
+
+        With a ``cache`` (or with ``use_cache``, the model's own, emptied by ``reset_kv_cache``) the ids follow the tokens
+        it holds, and are added to it. Raises ValueError if the ids are not (B, T), IndexError if they run past the
+        context or the vocabulary.
+        """
+        if use_cache and cache is None:
+            cache = self._cache = self._cache or self.new_cache()
+        return self.out_head(self.features(in_idx, cache=cache))
+
+    def features(self, in_idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """Return the vectors (B, T, D) that the head turns into logits; arguments and errors as in ``forward``."""
+        if in_idx.ndim != 2:
+            raise ValueError(f"token ids must have shape (batch, tokens), got {tuple(in_idx.shape)}")
+        start = 0 if cache is None else cache.length
+        end = start + in_idx.shape[1]
+        if end > self.config.context_length:
+            raise IndexError(
+                f"{end} tokens exceed the model's context of {self.config.context_length}; "
+                "pass the last ones only, or generate with a sliding window"
+            )
+        positions = torch.arange(start, end, device=in_idx.device)
+        x = self.drop_emb(self._embed(in_idx) + self.pos_emb(positions))        # (B, T, D)
+        for layer, block in enumerate(self.trf_blocks):
+            x = block(x, cache=cache, layer=layer)
+        return self.final_norm(x)
+
+    def _embed(self, in_idx: Tensor) -> Tensor:
+        try:
+            return self.tok_emb(in_idx)
+        except IndexError as error:  # the CPU's kernel checks; on CUDA a bad id ends in a device-side assert
+            raise IndexError(
+                f"token ids must lie in 0..{self.config.vocab_size - 1}, got {int(in_idx.min())}.."
+                f"{int(in_idx.max())}; encode with the tokenizer that the model was trained with"
+            ) from error
+
+    def new_cache(self) -> KVCache:
+        """Return an empty cache for one batch of sequences."""
+        return KVCache(self.config.n_layers, max_length=self.config.context_length)
+
+    def reset_kv_cache(self) -> None:
+        """Empty the model's own cache, the one that ``forward(..., use_cache=True)`` fills."""
+        self._cache = None
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """The configuration as the book's dict."""
+        return self.config.to_dict()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+        return self.tok_emb.weight.device
+
+    @property
+    def n_parameters(self) -> int:
+        """Parameters, a tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+
+class GPTModelFast(GPTModel):
+    """The book's fast variant: the same function and draws with other parameter names (``att.qkv``, ``norm1.weight``)."""
+
+    def __init__(self, config: GPTConfig | Mapping[str, Any]) -> None:
+        nn.Module.__init__(self)
+        config = GPTConfig.from_dict(config)
+        self._build(
+            config, block=lambda: TransformerBlockFast(config), norm=lambda: nn.LayerNorm(config.emb_dim)
+        )
+
+
+def initialize_gpt2(model: GPTModel, *, seed: int) -> None:
+    """Draw all weights anew as GPT-2 does: N(0, 0.02), zero biases, norms at 1 and 0.
+
+    The projections back into the residual stream get 0.02 / sqrt(2 * n_layers), so that its variance does not grow
+    with depth (Radford et al. 2019, section 2.3). The draws depend on ``seed`` alone, not on the global generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    residual = ("out_proj.weight", "att.proj.weight", "ff.layers.2.weight")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0 if name.endswith((".scale", "norm.weight", "norm1.weight", "norm2.weight")) else 0.0)
+                continue
+            std = 0.02 / (2 * model.config.n_layers) ** 0.5 if name.endswith(residual) else 0.02
+            # Drawn on the CPU: other devices' generators give other numbers for the same seed.
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
