@@ -1,7 +1,7 @@
-"""Print the workspace's members, each after the members it needs; with changed paths, only those to test again.
+"""Print the workspace's members, each after those it needs; given changed paths, the members to test again.
 
     members.py                        name and folder, one member a line
-    members.py changed < PATHS        a JSON list of names, made from `git diff --name-only`
+    members.py changed < PATHS        a JSON list of names; PATHS as `git diff --name-only` prints them
 """
 
 import json
@@ -18,25 +18,26 @@ SHARED = ("uv.lock", "pyproject.toml", "conftest.py", ".ci/")
 
 
 def read_members(root: Path = ROOT) -> dict[str, tuple[str, set[str]]]:
-    """Return {name: (folder, names of the members it requires, in extras and groups too)}, dependencies first."""
-    found = {}
-    for file in root.glob("*/*/pyproject.toml"):
+    """Return {name: (folder, the members it requires, for extras and groups too)}, what others need first."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    workspace = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]["workspace"]
+    for file in sorted(file for pattern in workspace["members"] for file in root.glob(f"{pattern}/pyproject.toml")):
         table = tomllib.loads(file.read_text(encoding="utf-8"))
         extras = table["project"].get("optional-dependencies", {}).values()
         groups = table.get("dependency-groups", {}).values()
-        lines = [table["project"].get("dependencies", []), *extras, *groups]
-        required = {re.split(r"[^\w.-]", line)[0] for part in lines for line in part if isinstance(line, str)}
+        lines = [line for part in (table["project"].get("dependencies", []), *extras, *groups) for line in part]
+        required = {re.split(r"[^\w.-]", line)[0] for line in lines if isinstance(line, str)}
         found[table["project"]["name"]] = (file.parent.relative_to(root).as_posix(), required)
-    needs = {name: sorted(required & found.keys() - {name}) for name, (_, required) in sorted(found.items())}
+    needs = {name: sorted((required & found.keys()) - {name}) for name, (_, required) in found.items()}
     return {name: (found[name][0], set(needs[name])) for name in TopologicalSorter(needs).static_order()}
 
 
 def members_to_test(paths: Iterable[str], members: dict[str, tuple[str, set[str]]]) -> list[str]:
-    """Return the members that a changed path lies in, and their dependents; all of them if it is a shared path."""
+    """Return the members with a changed path and all that depend on them; every member for a shared path."""
     paths = list(paths)
     chosen: list[str] = []
     for name, (folder, needs) in members.items():
-        if any(path.startswith((f"{folder}/", *SHARED)) for path in paths) or needs & set(chosen):
+        if needs & set(chosen) or any(path.startswith((f"{folder}/", *SHARED)) for path in paths):
             chosen.append(name)
     return chosen
 
