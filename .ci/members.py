@@ -18,15 +18,17 @@ SHARED = ("uv.lock", "pyproject.toml", "conftest.py", ".ci/")
 
 
 def read_members(root: Path = ROOT) -> dict[str, tuple[str, set[str]]]:
-    """Return {name: (folder, the members it requires, for extras and groups too)}, what others need first."""
+    """Return {name: (folder, members it requires, for extras and groups too)}, what others need first."""
     found: dict[str, tuple[str, set[str]]] = {}
-    workspace = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]["workspace"]
-    for file in sorted(file for pattern in workspace["members"] for file in root.glob(f"{pattern}/pyproject.toml")):
+    text = (root / "pyproject.toml").read_text(encoding="utf-8")
+    patterns = tomllib.loads(text)["tool"]["uv"]["workspace"]["members"]
+    for file in sorted(file for pattern in patterns for file in root.glob(f"{pattern}/pyproject.toml")):
         table = tomllib.loads(file.read_text(encoding="utf-8"))
         extras = table["project"].get("optional-dependencies", {}).values()
         groups = table.get("dependency-groups", {}).values()
-        lines = [line for part in (table["project"].get("dependencies", []), *extras, *groups) for line in part]
-        required = {re.split(r"[^\w.-]", line)[0] for line in lines if isinstance(line, str)}
+        parts = [table["project"].get("dependencies", []), *extras, *groups]
+        lines = [line for part in parts for line in part if isinstance(line, str)]
+        required = {re.split(r"[^\w.-]", line)[0] for line in lines}
         found[table["project"]["name"]] = (file.parent.relative_to(root).as_posix(), required)
     needs = {name: sorted((required & found.keys()) - {name}) for name, (_, required) in found.items()}
     return {name: (found[name][0], set(needs[name])) for name in TopologicalSorter(needs).static_order()}
