@@ -1,1 +1,31 @@
 """Data shards, loss, schedule and a training loop that resumes bit for bit."""
+
+from gpt_train.config import TrainConfig
+from gpt_train.errors import DataError
+from gpt_train.log import MetricsLog, read_metrics
+from gpt_train.loop import StepReport, train
+from gpt_train.loss import calc_loss_batch, calc_loss_loader, evaluate_model, sequence_loss
+from gpt_train.optim import make_optimizer
+from gpt_train.schedule import learning_rate_at
+from gpt_train.shard_files import ShardWriter, write_shards
+from gpt_train.shards import ShardDataset
+from gpt_train.state import TrainState
+
+__all__ = [
+    "DataError",
+    "MetricsLog",
+    "ShardDataset",
+    "ShardWriter",
+    "StepReport",
+    "TrainConfig",
+    "TrainState",
+    "calc_loss_batch",
+    "calc_loss_loader",
+    "evaluate_model",
+    "learning_rate_at",
+    "make_optimizer",
+    "read_metrics",
+    "sequence_loss",
+    "train",
+    "write_shards",
+]

@@ -1,0 +1,73 @@
+"""The loss of a language model: mean negative log-likelihood of the next token (chapter 5).
+
+Shapes: B batch, T tokens, V vocabulary. Targets are the inputs shifted by one; -100 is not counted.
+"""
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+IGNORED = -100
+
+
+def sequence_loss(
+    model: nn.Module, inputs: Tensor, targets: Tensor, *, reduction: Literal["mean", "sum"] = "mean"
+) -> Tensor:
+    """Return the cross-entropy of ``targets`` (B, T) under the model's logits for ``inputs`` (B, T).
+
+    "mean" divides by the number of counted targets, as in the book: nan if there is none. "sum" does not
+    divide.
+    """
+    logits = model(inputs)                                               # (B, T, V)
+    # float32: a bfloat16 softmax over 50,257 classes keeps only 8 bits of each probability.
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
+
+
+def calc_loss_batch(
+    input_batch: Tensor, target_batch: Tensor, model: nn.Module, device: torch.device | str
+) -> Tensor:
+    """Move one batch to ``device`` and return its mean loss as a 0-d tensor that can be differentiated."""
+    return sequence_loss(model, input_batch.to(device), target_batch.to(device))
+
+
+def calc_loss_loader(
+    data_loader: Iterable[tuple[Tensor, Tensor]],
+    model: nn.Module,
+    device: torch.device | str,
+    num_batches: int | None = None,
+) -> float:
+    """Return the mean of the mean losses of the first ``num_batches`` batches; None: of all of them.
+
+    Every batch weighs the same, a short last one too. An empty loader gives nan. The caller chooses train
+    or eval mode, and ``torch.no_grad``. Raises ValueError if ``num_batches`` is below 1.
+    """
+    if num_batches is not None and num_batches < 1:
+        raise ValueError(f"num_batches must be at least 1 or None for all, got {num_batches}")
+    losses = [calc_loss_batch(x, y, model, device).item() for x, y in islice(data_loader, num_batches)]
+    return sum(losses) / len(losses) if losses else math.nan
+
+
+def evaluate_model(
+    model: nn.Module,
+    train_loader: Iterable[tuple[Tensor, Tensor]],
+    val_loader: Iterable[tuple[Tensor, Tensor]],
+    device: torch.device | str,
+    eval_iter: int | None,
+) -> tuple[float, float]:
+    """Return the mean training and validation loss over ``eval_iter`` batches each, without dropout.
+
+    The model is in train mode afterwards, whatever it was before: the book's training loops rely on it.
+    """
+    model.eval()
+    with torch.no_grad():
+        train_loss = calc_loss_loader(train_loader, model, device, num_batches=eval_iter)
+        val_loss = calc_loss_loader(val_loader, model, device, num_batches=eval_iter)
+    model.train()
+    return train_loss, val_loss
