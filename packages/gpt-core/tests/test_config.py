@@ -5,9 +5,10 @@ import math
 from typing import Any
 
 import pytest
-from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
 from hypothesis import given
 from hypothesis import strategies as st
+
+from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
 
 SIZES: dict[str, Any] = {"vocab_size": 50, "context_length": 8, "emb_dim": 12, "n_heads": 3, "n_layers": 2}
 

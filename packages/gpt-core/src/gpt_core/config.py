@@ -65,7 +65,8 @@ class GPTConfig:
     def from_dict(cls, values: GPTConfig | Mapping[str, Any]) -> GPTConfig:
         """Return the config that a plain dict describes, such as the book's ``GPT_CONFIG_124M``.
 
-        A ``GPTConfig`` comes back as it is, so a caller need not care which of the two it was given. Raises ValueError for a key that is no field (naming the nearest) and for missing keys without default.
+        A ``GPTConfig`` comes back as it is, so a caller need not care which of the two it was given. Raises
+        ValueError for a key that is no field (naming the nearest) and for a missing required one.
         """
         if isinstance(values, GPTConfig):
             return values
