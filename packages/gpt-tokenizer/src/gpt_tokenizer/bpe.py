@@ -27,7 +27,7 @@ from gpt_tokenizer.split import PATTERN, check_unicode, count_words, special_pat
 from gpt_tokenizer.train import BYTE_ORDER, learn_merges
 
 _END_OF_TEXT = "<|endoftext|>"
-_BATCH_CHARACTERS = 65_536      # what a thread takes at once: handing over single lines costs more than it gains
+_BATCH_CHARACTERS = 65_536      # a thread's share at a time: handing over single lines costs too much
 
 
 class BPETokenizer:
@@ -218,8 +218,7 @@ class BPETokenizer:
 def _vocabulary(merges: Sequence[tuple[bytes, bytes]], special_tokens: Sequence[str]) -> Vocabulary:
     """Return the vocabulary in GPT-2's layout: bytes, merges, special tokens last."""
     ranks = {bytes([b]): i for i, b in enumerate(BYTE_ORDER)}
-    for left, right in merges:
-        ranks.setdefault(left + right, len(ranks))
+    ranks |= {left + right: 256 + i for i, (left, right) in enumerate(merges)}
     return Vocabulary(ranks, merges, {name: len(ranks) + i for i, name in enumerate(special_tokens)})
 
 

@@ -37,7 +37,7 @@ class Vocabulary:
         if missing:
             raise ValueError(
                 f"the vocabulary lacks {len(missing)} of the 256 bytes (first: 0x{missing[0]:02X}), so some "
-                "texts have no ids; train with all bytes (Hugging Face: initial_alphabet=ByteLevel.alphabet())")
+                "texts have no ids; train with every byte (as initial_alphabet=ByteLevel.alphabet() does)")
         owners: dict[int, str] = {}
         for name, i in [*((token_name(t), i) for t, i in self.ranks.items()), *self.special_tokens.items()]:
             if not isinstance(i, int) or isinstance(i, bool) or not 0 <= i < 2**31:
@@ -125,7 +125,7 @@ def read_tokenizer_json(path: Path) -> Vocabulary:
 
 
 def read_openai(encoder_json: bytes, vocab_bpe: bytes) -> Vocabulary:
-    """Return the vocabulary that the bytes of OpenAI's two files hold. Raises ValueError if they do not fit."""
+    """Return the vocabulary in the bytes of OpenAI's two files. Raises ValueError if they do not fit."""
     lines = _decoded(vocab_bpe).splitlines()
     if lines and lines[0].startswith("#version"):
         lines = lines[1:]

@@ -57,8 +57,8 @@ def _gpt2_vocabulary() -> Vocabulary:
         vocab = read_file_cached(_ADDRESS + "vocab.bpe", _VOCAB_SHA256)
     except OSError as error:        # requests' exceptions are OSErrors too
         raise ConnectionError(
-            f"GPT-2's vocabulary is not in tiktoken's cache and could not be downloaded ({type(error).__name__}); "
-            "set TIKTOKEN_CACHE_DIR to a folder that holds it, or call BPETokenizer.from_openai(encoder_json, "
-            "vocab_bpe)"
+            "GPT-2's vocabulary is not in tiktoken's cache and could not be downloaded "
+            f"({type(error).__name__}); set TIKTOKEN_CACHE_DIR to a folder that holds it, or call "
+            "BPETokenizer.from_openai(encoder_json, vocab_bpe)"
         ) from error
     return read_openai(encoder, vocab)

@@ -51,7 +51,7 @@ class SimpleTokenizerV1:
                 f"SimpleTokenizerV2 maps such words to {_UNKNOWN}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Return the items joined by spaces, but none before closing marks (``It's`` comes back as ``It' s``)."""
+        """Return the items joined by spaces, none before closing marks (``It's`` comes back as ``It' s``)."""
         try:
             text = " ".join([self.int_to_str[int(i)] for i in ids])
         except KeyError as error:
@@ -69,7 +69,7 @@ class SimpleTokenizerV2(SimpleTokenizerV1):
     _closing = re.compile(r"""\s+([,.:;?!"()'])""")
 
     def encode(self, text: str) -> list[int]:
-        """Return the id of each word and mark, for unknown ones that of ``<|unk|>``, which must have one then."""
+        """Return the id of each word and mark, of ``<|unk|>`` for unknown ones (KeyError if it has none)."""
         items = _ITEM.findall(text)
         if _UNKNOWN not in self.str_to_int:
             unknown = next((item for item in items if item not in self.str_to_int), None)

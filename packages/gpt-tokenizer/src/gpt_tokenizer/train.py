@@ -35,7 +35,6 @@ def learn_merges(words: Mapping[str, int], *, n_tokens: int) -> list[tuple[bytes
             places[pair].append(place)
 
     tokens = [bytes([b]) for b in BYTE_ORDER]
-    ids = {token: i for i, token in enumerate(tokens)}
     merges: list[tuple[bytes, bytes]] = []
     heap = [(-n, pair) for pair, n in counts.items()]   # strings of ids compare as tuples of ids do
     heapq.heapify(heap)
@@ -45,14 +44,11 @@ def learn_merges(words: Mapping[str, int], *, n_tokens: int) -> list[tuple[bytes
             if counts.get(pair, 0) > 0:
                 heapq.heappush(heap, (-counts[pair], pair))
             continue
-        left, right = tokens[ord(pair[0])], tokens[ord(pair[1])]
-        merges.append((left, right))
-        token = left + right
-        if token not in ids:                            # two pairs can spell the same token
-            ids[token] = len(tokens)
-            tokens.append(token)
-        changed = _merge(pair, chr(ids[token]), corpus, frequencies, counts, places)
-        for new_pair in changed:
+        merges.append((tokens[ord(pair[0])], tokens[ord(pair[1])]))
+        # Always a new token: bytes that become one token were never crossed by another token on the way, so
+        # they merged alike wherever they stand, and no second pair spells them.
+        tokens.append(b"".join(merges[-1]))
+        for new_pair in _merge(pair, chr(len(tokens) - 1), corpus, frequencies, counts, places):
             heapq.heappush(heap, (-counts[new_pair], new_pair))
     return merges
 
