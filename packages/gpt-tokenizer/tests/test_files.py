@@ -131,10 +131,10 @@ def add(document: dict[str, Any], **changes: object) -> None:
     (lambda d: d["model"]["vocab"].update(a=-1), "'a' has the id -1"),
     (lambda d: d["model"]["vocab"].update(a="7"), "'a' has the id '7'"),
     (lambda d: d["model"]["vocab"].update(a=True), "'a' has the id True"),
-    (lambda d: d["model"]["vocab"].update(b=d["model"]["vocab"]["a"]), "belongs to '.' and to '.'; each token"),
-    (lambda d: d["model"]["vocab"].update({"日": 999}), r"'日' \(id 999\) is not written in the byte alphabet"),
+    (lambda d: d["model"]["vocab"].update(b=d["model"]["vocab"]["a"]), "belongs to '.' and to '.'; each"),
+    (lambda d: d["model"]["vocab"].update({"日": 999}), r"'日' \(id 999\) is not written in the byte"),
     (lambda d: d["model"]["vocab"].update({"": 999}), r"'' \(id 999\) is not written"),
-    (lambda d: d["added_tokens"][0].update(id=5), r"added token '<\|endoftext\|>' has two ids, 5 and another"),
+    (lambda d: d["added_tokens"][0].update(id=5), r"'<\|endoftext\|>' has two ids, 5 and another"),
     (lambda d: add(d, content="<x>"), r"id 299 belongs to '<\|endoftext\|>' and to '<x>'"),
     (lambda d: add(d, id=400), "has two ids, 400 and another"),
     (lambda d: add(d, id=400, content=""), "a special token is empty"),
@@ -146,7 +146,8 @@ def add(document: dict[str, Any], **changes: object) -> None:
     (lambda d: d["added_tokens"][0].update(lstrip=True), "must be special, without lstrip"),
 ])
 def test_what_would_not_give_hugging_faces_ids_is_refused(
-        document: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+        document: dict[str, Any], tmp_path: Path, change: Callable[[dict[str, Any]], object],
+        message: str) -> None:
     damaged = copy.deepcopy(document)
     change(damaged)
     with pytest.raises(ValueError, match=message) as caught:

@@ -1,5 +1,8 @@
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import gpt_tokenizer
 
@@ -23,3 +26,10 @@ def test_training_and_encoding_leave_torch_and_numpy_out() -> None:
 def test_every_promised_name_exists_and_the_list_is_sorted() -> None:
     assert gpt_tokenizer.__all__ == sorted(gpt_tokenizer.__all__)
     assert all(hasattr(gpt_tokenizer, name) for name in gpt_tokenizer.__all__)
+
+
+def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(readme.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
+    assert (tmp_path / "tokenizer.json").is_file()

@@ -20,7 +20,7 @@ TEXTS = st.one_of(
 
 
 def matched_by_tiktoken(pattern: str, text: str) -> str:
-    """tiktoken gives no ids for what its pattern leaves out; with bytes for ids the rest comes back as it was."""
+    """tiktoken gives no ids for what its pattern leaves out; with bytes for ids the rest comes back whole."""
     engine = tiktoken.Encoding(
         "matched", pat_str=pattern, special_tokens={}, mergeable_ranks={bytes([b]): b for b in range(256)})
     return bytes(engine.encode_ordinary(text)).decode()

@@ -94,7 +94,7 @@ def test_layout_is_gpt2s_bytes_then_merges_then_special_tokens(english: list[str
     assert tokenizer.n_vocab == 300
     assert tokenizer.special_tokens == {"<|user|>": 298, "<|endoftext|>": 299}
     assert len(tokenizer.merges) == 300 - 256 - 2
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())      # Hugging Face's ids of the bytes are these places
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())      # its places are Hugging Face's ids
     assert [token_name(tokenizer.decode_bytes([i])) for i in range(256)] == alphabet
 
 
@@ -116,7 +116,7 @@ def test_too_small_text_warns_and_gives_a_smaller_tokenizer() -> None:
     ([b"abc"], {"vocab_size": 300}, TypeError, "got bytes"),
     ([], {"vocab_size": 300}, ValueError, "no text to learn from"),
     (["", ""], {"vocab_size": 300}, ValueError, "no text to learn from"),
-    (["abc"], {"vocab_size": 256}, ValueError, "vocab_size is 256, but 256 bytes and 1 special tokens need 257"),
+    (["abc"], {"vocab_size": 256}, ValueError, "is 256, but 256 bytes and 1 special tokens need 257"),
     (["abc"], {"vocab_size": -1}, ValueError, "vocab_size is -1"),
     (["abc"], {"vocab_size": 300.5}, TypeError, "float"),
     (["a\ud800"], {"vocab_size": 300}, ValueError, r"lone surrogate U\+D800 at position 1"),
