@@ -73,7 +73,7 @@ def test_file_named_by_itself_may_have_any_suffix(tmp_path):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(PretrainError, match="missing.txt does not exist"):
+    with pytest.raises(PretrainError, match=r"missing\.txt does not exist"):
         file_corpus([tmp_path / "missing.txt"])
 
 

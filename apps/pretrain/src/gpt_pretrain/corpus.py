@@ -29,7 +29,7 @@ class Corpus:
 def embedded_corpus() -> Corpus:
     """Return the language reference that Python's own help() reads (``pydoc_data.topics``).
 
-    A topic is a document. About a fifth of the text is repeated: "with", for example, is a topic and a part of
+    A topic is a document. About a fifth of the text is repeated: "with", for example, is a topic and part of
     "compound". A topic of which more than half stands in longer topics is left out, or the text held out for
     validation would be text trained on.
 

@@ -1,0 +1,160 @@
+"""The command line: `gpt-pretrain`, `gpt-pretrain prepare` and `gpt-pretrain sample`."""
+
+import contextlib
+import errno
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from gpt_pretrain.errors import BAD_DATA, FAILURE, RESOURCE, USAGE, PretrainError
+from gpt_pretrain.progress import say
+from gpt_pretrain.signals import Interrupted
+
+Config = TypeVar("Config")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line ``argv`` (None: this process's) and return its exit code.
+
+    0 done; 1 failure; 2 usage; 3 bad input data; 5 no room on disk or in memory; 130 and 143 after Ctrl-C and
+    SIGTERM. Results go to stdout, progress and the one sentence of an error to stderr.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], int]] = {"prepare": _prepare, "sample": _sample}
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal of another encoding
+    try:
+        with _warnings_as_lines():
+            if arguments and arguments[0] in commands:
+                return commands[arguments[0]](arguments[1:])
+            return _train(arguments)
+    except SystemExit as stop:  # tyro has printed its help or what was wrong
+        return stop.code if isinstance(stop.code, int) else USAGE
+    except Interrupted as interrupted:
+        say(f"gpt-pretrain: {interrupted}")
+        return interrupted.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as in `| head`
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        say(f"gpt-pretrain: {_sentence(error)}")
+        return code
+
+
+def _train(arguments: list[str]) -> int:
+    import tyro
+
+    from gpt_pretrain.config import (
+        PretrainConfig,  # brings torch, as the model's and the loop's settings live there
+    )
+    from gpt_pretrain.recipes import load_recipe, recipe_names
+
+    defaults, notes = load_recipe(_recipe(arguments))
+    lines = [f"  {name:12} {load_recipe(name)[1]['about']}" for name in recipe_names()]
+    description = "\n".join(
+        [
+            "Train a GPT from raw text and let it write. Without arguments: the recipe quick.",
+            "Further commands: gpt-pretrain prepare --help, gpt-pretrain sample --help.",
+            "",
+            "Recipes:",
+            *lines,
+        ]
+    )
+    config = _parsed(
+        lambda: tyro.cli(
+            PretrainConfig, args=arguments, default=defaults, prog="gpt-pretrain", description=description
+        )
+    )
+    from gpt_pretrain.run import train_command
+
+    return train_command(config, needs_data=notes.get("needs_data"), command=_typed(arguments))
+
+
+def _prepare(arguments: list[str]) -> int:
+    import tyro
+
+    from gpt_pretrain.prepare_command import PrepareConfig, prepare_command
+
+    return prepare_command(
+        _parsed(lambda: tyro.cli(PrepareConfig, args=arguments, prog="gpt-pretrain prepare"))
+    )
+
+
+def _sample(arguments: list[str]) -> int:
+    import tyro
+
+    from gpt_pretrain.sample import SampleConfig, sample_command
+
+    return sample_command(_parsed(lambda: tyro.cli(SampleConfig, args=arguments, prog="gpt-pretrain sample")))
+
+
+def _parsed(parse: Callable[[], Config]) -> Config:
+    """Return what ``parse`` returns; a value that breaks a rule is a usage error."""
+    try:
+        return parse()
+    except ValueError as error:
+        raise PretrainError(str(error), exit_code=USAGE) from None
+
+
+def _recipe(arguments: list[str]) -> str:
+    """Return the recipe named in ``arguments``: it gives the defaults of the others."""
+    name = "quick"
+    for at, argument in enumerate(arguments):
+        if argument == "--recipe" and at + 1 < len(arguments):
+            name = arguments[at + 1]
+        elif argument.startswith("--recipe="):
+            name = argument.removeprefix("--recipe=")
+    return name
+
+
+def _typed(arguments: list[str]) -> str:
+    """Return the command line as the person typed it, without --resume."""
+    program = "uv run gpt-pretrain" if "UV_RUN_RECURSION_DEPTH" in os.environ else "gpt-pretrain"
+    return " ".join([program, *(shlex.quote(argument) for argument in arguments if argument != "--resume")])
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Return the exit code of an error that a person can do something about, None for a fault of our own."""
+    if isinstance(error, PretrainError):
+        return error.exit_code
+    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+        return RESOURCE
+    if isinstance(error, OSError):
+        return RESOURCE if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILURE
+    if isinstance(error, FloatingPointError):
+        return FAILURE
+    if type(error).__name__ == "CheckpointError":
+        return FAILURE
+    if type(error).__name__ == "DataError":
+        return BAD_DATA
+    return None
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error}); nothing saved before is lost: make room and go on with --resume"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}"
+    if _exit_code(error) == RESOURCE and not isinstance(error, PretrainError):
+        reason = (str(error) or "MemoryError").partition("\n")[0]
+        return f"not enough memory ({reason}); try a smaller --batch-size or model"
+    return str(error)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show our packages' warnings to the person, one line each, without the source line Python adds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"gpt_\w+")
+        warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
+        yield

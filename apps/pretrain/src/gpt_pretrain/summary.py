@@ -1,0 +1,132 @@
+"""The end of a run: the loss curve, a README that says what was done, and the next command to type."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt_pretrain.progress import say
+from gpt_pretrain.run_folder import METRICS, PLOT, README, versions
+from gpt_pretrain.text_out import printable
+from gpt_train import read_metrics
+
+if TYPE_CHECKING:
+    from gpt_pretrain.run import Run
+
+
+def finish(run: Run, *, command: str) -> None:
+    """Write loss.png and README.md (last: it marks a finished run), and print the next command to type."""
+    metrics = read_metrics(run.folder / METRICS)
+    plot_metrics(metrics, run.folder / PLOT, title=f"{run.config.recipe}: {run.data.prepared.source}")
+    sample = run.sample() if run.config.sample_tokens else ""
+    temporary = run.folder / f"{README}.tmp"
+    temporary.write_text(readme(run, metrics, sample), encoding="utf-8", newline="\n")
+    temporary.replace(run.folder / README)
+    if sample:
+        say(f"it writes: {sample}\n")
+    say(f"the run is in {run.folder}: checkpoints, {METRICS}, {PLOT}, {README}; let it write:")
+    say(f"  {sample_command_line(command, run)}")
+    print(run.folder)
+
+
+def sample_command_line(command: str, run: Run) -> str:
+    """Return the command that lets the run write, started the way ``command`` was."""
+    program = command[: command.index("gpt-pretrain") + len("gpt-pretrain")]
+    prompt = run.config.prompt.strip() or _opening(run)
+    return f"{program} sample {shlex.quote(str(run.folder))} {shlex.quote(prompt)}"
+
+
+def plot_metrics(metrics: list[dict[str, Any]], path: Path, *, title: str) -> None:
+    """Draw the training loss of each step and the validation loss over the tokens seen, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second to import, and needed once
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot(
+        [m["tokens"] for m in metrics],
+        [m["train/loss"] for m in metrics],
+        lw=0.8,
+        label="training, each step",
+    )
+    scored = [m for m in metrics if m.get("val/loss") is not None]
+    axes.plot([m["tokens"] for m in scored], [m["val/loss"] for m in scored], "o-", label="validation")
+    axes.set(xlabel="tokens seen", ylabel="loss, nats a token", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, format="png")
+
+
+def readme(run: Run, metrics: list[dict[str, Any]], sample: str) -> str:
+    """Return the run's README, as Markdown: data, losses, a sample, configuration, versions."""
+    data, last = run.data.prepared, metrics[-1]
+    loss = last["val/loss"]
+    scored = [m for m in metrics if m.get("val/loss") is not None]
+    best = min(scored, key=lambda m: m["val/loss"])
+    n_epochs = run.state.tokens_seen / run.data.train.n_tokens
+    rates = sorted(m["tok_per_s"] for m in metrics)
+    losses = "\n".join(
+        f"| {m['step']:,} | {m['tokens']:,} | {m['train/loss']:.3f} | {m['val/loss']:.3f} "
+        f"| {run.validation.per_character(m['val/loss']):.3f} |"
+        for m in scored
+    )
+    settings = "\n".join(f"| {name} | {value} |" for name, value in run.settings.items())
+    made_with = "\n".join(f"| {name} | {version} |" for name, version in versions().items())
+    return f"""# A GPT trained by gpt-pretrain: {run.config.recipe}
+
+{run.model.n_parameters:,} parameters, {run.state.step:,} steps, {run.state.tokens_seen:,} tokens
+({n_epochs:.1f} passes over the training text), {rates[len(rates) // 2]:,.0f} tokens/s (median of the steps).
+Validation loss **{loss:.4f} nats a token, {run.validation.per_character(loss):.4f} nats a character** at the
+end (lowest: {best["val/loss"]:.4f} nats a token at step {best["step"]:,}).
+
+    {sample_command_line("gpt-pretrain", run)}
+
+## Data
+
+Source: {data.source}. {data.characters:,} characters in {data.train.documents + data.val.documents:,} pieces,
+sha256 `{data.sha256}`.
+
+| | documents | characters | tokens |
+| --- | ---: | ---: | ---: |
+| training | {data.train.documents:,} | {data.train.characters:,} | {data.train.tokens:,} |
+| validation | {data.val.documents:,} | {data.val.characters:,} | {data.val.tokens:,} |
+
+Scored for the validation loss: {run.validation.n_tokens:,} tokens that spell {run.validation.n_characters:,}
+characters. Nats a character are nats a token x tokens / characters: unlike nats a token they can be compared
+between vocabularies. Tokenizer: {data.tokenizer}, {data.n_vocab:,} tokens, sha256 `{data.tokenizer_sha256}`.
+
+## Losses
+
+![loss]({PLOT})
+
+| step | tokens | training | validation | validation, nats a character |
+| ---: | ---: | ---: | ---: | ---: |
+{losses}
+
+## A sample
+
+{textwrap.indent(printable(sample), "    ")}
+
+## Configuration
+
+| setting | value |
+| --- | --- |
+{settings}
+
+## Made with
+
+| | version |
+| --- | --- |
+{made_with}
+"""
+
+
+def _opening(run: Run) -> str:
+    """Return the first words of the validation text: a prompt the model has not seen."""
+    inputs, _ = run.validation.batches[0]
+    words = run.data.tokenizer.decode(inputs[0, :24].tolist()).split()
+    # Held out is often the end of a text, which then begins within a word.
+    return " ".join(words[:3] if words[0][:1].isupper() else words[1:4])

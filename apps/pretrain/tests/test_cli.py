@@ -1,0 +1,150 @@
+import re
+import subprocess
+import sys
+
+import pytest
+
+from gpt_pretrain.cli import main
+
+
+def refused(capsys, code, *arguments):
+    """Return the one sentence on stderr of a command that must end with ``code`` and print no result."""
+    assert main([str(argument) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [[], ["prepare"], ["sample"]])
+def test_help_lists_every_flag_and_exits_0(capsys, command):
+    assert main([*command, "--help"]) == 0
+    assert "show this help message" in capsys.readouterr().out
+
+
+def test_help_names_the_recipes_the_other_commands_and_the_settings_of_model_and_training(capsys):
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for needed in (
+        "shakespeare",
+        "gpt-pretrain prepare",
+        "gpt-pretrain sample",
+        "--emb-dim",
+        "--warmup-steps",
+    ):
+        assert needed in out
+
+
+def test_defaults_are_the_recipes(capsys):
+    assert main(["--recipe", "gpt2-124m", "--help"]) == main(["--recipe=gpt2-124m", "--help"]) == 0
+    assert capsys.readouterr().out.count("(default: 600000)") == 2
+
+
+def test_unknown_flag_names_the_nearest(capsys):
+    assert main(["--max-stps", "3"]) == 2
+    assert "--max-steps" in capsys.readouterr().err
+
+
+def test_unknown_recipe_names_the_nearest(capsys):
+    assert "did you mean 'quick'" in refused(capsys, 2, "--recipe", "quik")
+
+
+def test_value_that_breaks_a_rule_is_named_with_the_rule(capsys):
+    assert "emb_dim must be a multiple of n_heads" in refused(capsys, 2, "--n-heads", "3")
+
+
+def test_recipe_that_is_meant_for_a_text_asks_for_it(capsys):
+    assert "give --data with the-verdict.txt" in refused(capsys, 2, "--recipe", "verdict")
+
+
+def test_importing_the_command_line_leaves_torch_out():
+    code = "import sys, gpt_pretrain.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_text_is_named_and_no_folder_is_made(run, tmp_path, capsys):
+    assert run("--data", str(tmp_path / "none.txt")) == 3
+    assert "none.txt does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_text_is_refused(run, tmp_path, capsys):
+    (tmp_path / "empty.txt").touch()
+    assert run("--data", str(tmp_path / "empty.txt")) == 3
+    assert "there is no text in empty.txt" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [[], ["--tokenizer", "gpt2", "--vocab-size", "50257"]])
+def test_too_short_text_says_how_many_tokens_there_are_and_are_needed(run, tmp_path, capsys, flags):
+    (tmp_path / "short.txt").write_text("To be or not", encoding="utf-8")
+    assert run("--data", str(tmp_path / "short.txt"), *flags) == 3
+    err = capsys.readouterr().err
+    assert re.search(r"too short: \d+ tokens for training, but at least 17 are needed", err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_text_that_repeats_too_little_for_the_vocabulary_names_the_size_it_gives(run, capsys):
+    assert run("--vocab-size", "9000") == 3
+    assert re.search(
+        r"for a vocabulary of 9000 tokens: it gives \d+; give more text, or --vocab", capsys.readouterr().err
+    )
+
+
+def test_vocabulary_below_the_bytes_is_refused(run, capsys):
+    assert run("--vocab-size", "100") == 2
+    assert "256 bytes and 1 special tokens need 257" in capsys.readouterr().err
+
+
+def test_invalid_utf8_is_named_by_file_and_byte(run, tmp_path, capsys):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    assert run("--data", str(tmp_path / "latin.txt")) == 3
+    assert "latin.txt is not UTF-8: byte 3" in capsys.readouterr().err
+
+
+def test_jsonl_without_the_field_is_named_by_line(run, tmp_path, capsys):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"body": "b"}\n', encoding="utf-8")
+    assert run("--data", str(tmp_path / "rows.jsonl")) == 3
+    assert "rows.jsonl:2: no field 'text'" in capsys.readouterr().err
+
+
+def test_vocabulary_that_does_not_fit_the_model_names_the_size(run, tmp_path, capsys):
+    assert run("--tokenizer", "gpt2") == 2
+    assert "give --vocab-size 50257" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_tokenizer_is_refused(run, capsys):
+    assert run("--tokenizer", "gpt3") == 2
+    assert "did you mean 'gpt2'" in capsys.readouterr().err
+
+
+def test_device_that_is_not_there_is_refused(run, capsys, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run("--device", "cuda") == 5
+    assert "--device cuda: torch" in capsys.readouterr().err
+
+
+def test_full_disk_names_the_way_on(run, monkeypatch, capsys):
+    import errno
+
+    from gpt_pretrain import prepare
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device", "shard")
+
+    monkeypatch.setattr(prepare, "write_shards", full)
+    assert run() == 5
+    assert "the disk is full" in capsys.readouterr().err
+
+
+def test_fault_of_our_own_is_not_dressed_up_as_the_persons(run, monkeypatch):
+    from gpt_pretrain import run as run_module
+
+    def broken(*args, **kwargs):
+        raise AttributeError("ours")
+
+    monkeypatch.setattr(run_module, "train", broken)
+    with pytest.raises(AttributeError, match="ours"):
+        run()
