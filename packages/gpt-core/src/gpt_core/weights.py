@@ -1,0 +1,128 @@
+"""``model.safetensors``: a model's parameters under the book's names, checked against its config."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gpt_core.config import GPTConfig
+from gpt_core.durable import CheckpointError
+from gpt_core.model import GPTModel
+
+_DTYPES = {"F64", "F32", "F16", "BF16"}
+
+
+def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters as contiguous CPU tensors, each with memory of its own; a tied head is left out.
+
+    Raises ValueError if they are not those of the model's config, since then they could not be loaded again.
+    """
+    if not isinstance(model, GPTModel):
+        raise ValueError(f"save_checkpoint saves a GPTModel, got a {type(model).__name__}")
+    state = model.state_dict()
+    if model.config.tie_weights:
+        head, embedding = state.pop("out_head.weight", None), state.get("tok_emb.weight")
+        if head is None or embedding is None or not torch.equal(head, embedding):
+            raise ValueError("the config says tie_weights, but out_head.weight differs from tok_emb.weight")
+    found = {name: (tuple(tensor.shape), tensor.dtype.is_floating_point) for name, tensor in state.items()}
+    if problem := _mismatch(found, model.config):
+        raise ValueError(f"the {type(model).__name__} is not a GPTModel of its config: {problem}")
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in state.items():
+        tensor = tensor.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory, such as a head tied by hand.
+        tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return tensors
+
+
+def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write the tensors; the same ones give the same bytes."""
+    # Without {"format": "pt"} transformers refuses the file.
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+
+
+def load_weights(path: Path, config: GPTConfig, *, device: torch.device) -> GPTModel:
+    """Return a new model with the file's parameters; CheckpointError if they are not those of ``config``."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            found = {name: (tuple(s.get_shape()), s.get_dtype() in _DTYPES) for name, s in slices.items()}
+            if problem := _mismatch(found, config):
+                raise CheckpointError(f"{path} does not fit its config.json: {problem}")
+            # Copied out of the mapped file: the model must not depend on it, nor keep Windows from
+            # replacing it.
+            state = {name: file.get_tensor(name).to(device, copy=True) for name in found}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    model = _empty_model(config)
+    if config.tie_weights:
+        state["out_head.weight"] = state["tok_emb.weight"]
+    model.load_state_dict(state, assign=True)
+    if config.tie_weights:
+        model.out_head.weight = model.tok_emb.weight
+    return model
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Within it ``torch.nn.init`` does nothing; on the meta device it would import torch's compiler: 2 s."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _empty_model(config: GPTConfig) -> GPTModel:
+    """Return a model whose parameters have shapes but no memory; no random number is drawn."""
+    with torch.device("meta"), _WithoutInit():
+        return GPTModel(config)
+
+
+def _mismatch(found: Mapping[str, tuple[tuple[int, ...], bool]], config: GPTConfig) -> str:
+    """Say how the tensors, {name: (shape, is a float)}, differ from those of the config; "" if not at all."""
+    # First what bounds the config's numbers, so that no model of absurd size is built, not even without data.
+    bounds = {
+        "tok_emb.weight": (config.vocab_size, config.emb_dim),
+        "pos_emb.weight": (config.context_length, config.emb_dim),
+    }
+    for name, shape in bounds.items():
+        if name not in found:
+            return f"{name} is missing, found {_some(sorted(found)) or 'no tensor'}"
+        if found[name][0] != shape:
+            return f"{name} has shape {found[name][0]}, expected {shape}"
+    if config.n_layers > len(found):
+        return f"{len(found)} tensors are too few for {config.n_layers} layers"
+    expected = {name: tuple(tensor.shape) for name, tensor in _empty_model(config).state_dict().items()}
+    if config.tie_weights:
+        del expected["out_head.weight"]
+    missing = [name for name in expected if name not in found]
+    unknown = [name for name in found if name not in expected]
+    problems = []
+    if missing:
+        problems.append(f"{len(missing)} of {len(expected)} expected tensors are missing ({_some(missing)})")
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0], missing or expected, n=1)
+        hint = f"; nearest to {unknown[0]} is {nearest[0]}" if nearest else ""
+        problems.append(f"{len(unknown)} tensors are not expected ({_some(unknown)}{hint})")
+    for name, shape in expected.items():
+        if name in found and found[name] != (shape, True):
+            kind = f"shape {found[name][0]}" if found[name][1] else "a dtype that is no float"
+            problems.append(f"{name} has {kind}, expected floats of shape {shape}")
+    return "; ".join(problems[:4])
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,194 @@
+"""Weights: what is in the file, by safetensors' own reader, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gpt_core.checkpoint import load_checkpoint, save_checkpoint
+from gpt_core.config import GPTConfig
+from gpt_core.durable import CheckpointError
+from gpt_core.model import GPTModel, GPTModelFast
+from gpt_core.weights import load_weights, save_weights, tensors_to_save
+
+SIZES: dict[str, Any] = {"vocab_size": 11, "context_length": 4, "emb_dim": 4, "n_heads": 2, "n_layers": 2}
+CONFIG = GPTConfig(**SIZES)
+CPU = torch.device("cpu")
+
+
+def make_model(**changes: Any) -> GPTModel:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return GPTModel(GPTConfig(**{**SIZES, **changes}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True}, {"drop_rate": 0.3}])
+def test_safetensors_own_reader_finds_the_state_dict(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = make_model(**changes)
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    found, expected = load_file(tmp_path / "w"), model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert not [name for name in found if name.endswith("mask")]
+    with safetensors.safe_open(tmp_path / "w", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_loading_undoes_saving_bit_for_bit_in_every_float_type(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = make_model().to(dtype)
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    loaded = load_weights(tmp_path / "w", CONFIG, device=CPU)
+    for name, tensor in model.state_dict().items():
+        assert loaded.state_dict()[name].dtype == dtype
+        assert torch.equal(loaded.state_dict()[name], tensor)
+
+
+def test_a_loaded_model_computes_and_learns_like_the_saved_one(tmp_path: Path) -> None:
+    model, ids = make_model(qkv_bias=True), torch.tensor([[1, 2, 3]])
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    loaded = load_weights(tmp_path / "w", model.config, device=CPU)
+    assert torch.equal(loaded(ids), model(ids))
+    for each in (loaded, model):
+        each(ids).square().sum().backward()
+    for new, old in zip(loaded.parameters(), model.parameters(), strict=True):
+        assert new.requires_grad
+        assert new.grad is not None
+        assert old.grad is not None
+        assert torch.equal(new.grad, old.grad)
+
+
+def test_a_loaded_model_does_not_depend_on_the_file(tmp_path: Path) -> None:
+    model = make_model()
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    loaded = load_weights(tmp_path / "w", CONFIG, device=CPU)
+    size = (tmp_path / "w").stat().st_size
+    with (tmp_path / "w").open("r+b") as file:
+        file.write(b"\0" * size)
+    assert torch.equal(loaded.tok_emb.weight, model.tok_emb.weight)
+
+
+def test_a_tied_head_is_left_out_and_tied_again(tmp_path: Path) -> None:
+    model = make_model(tie_weights=True)
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    assert "out_head.weight" not in load_file(tmp_path / "w")
+    loaded = load_weights(tmp_path / "w", model.config, device=CPU)
+    assert loaded.out_head.weight is loaded.tok_emb.weight
+    assert loaded.n_parameters == model.n_parameters
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(loaded(ids), model(ids))
+
+
+def test_a_head_that_should_be_tied_but_differs_is_not_thrown_away() -> None:
+    model = make_model(tie_weights=True)
+    model.out_head.weight = nn.Parameter(model.tok_emb.weight.detach() + 1)
+    with pytest.raises(ValueError, match=r"tie_weights, but out_head\.weight differs"):
+        tensors_to_save(model)
+
+
+def test_a_head_tied_by_hand_is_saved_as_a_copy(tmp_path: Path) -> None:
+    model = make_model()
+    model.out_head.weight = model.tok_emb.weight
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    assert torch.equal(load_file(tmp_path / "w")["out_head.weight"], model.tok_emb.weight)
+
+
+def test_tensors_that_are_not_contiguous_are_saved_as_they_are_seen(tmp_path: Path) -> None:
+    model = make_model()
+    weight = model.tok_emb.weight.detach().T.contiguous().T
+    model.tok_emb.weight = nn.Parameter(weight)
+    assert not model.tok_emb.weight.is_contiguous()
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    assert torch.equal(load_file(tmp_path / "w")["tok_emb.weight"], weight)
+
+
+def test_a_model_that_could_not_be_loaded_again_is_not_saved() -> None:
+    classifier = make_model()
+    classifier.out_head = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"not a GPTModel of its config: .*out_head\.bias"):
+        tensors_to_save(classifier)
+    with pytest.raises(ValueError, match=r"GPTModelFast is not a GPTModel of its config: .*att\.qkv\.weight"):
+        tensors_to_save(GPTModelFast(CONFIG))
+    with pytest.raises(ValueError, match="saves a GPTModel, got a Linear"):
+        tensors_to_save(nn.Linear(2, 2))
+
+
+def without(name: str) -> dict[str, Tensor]:
+    return {key: tensor for key, tensor in tensors_to_save(make_model()).items() if key != name}
+
+
+QUERY = "trf_blocks.1.att.W_query.weight"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        (without(QUERY), r"1 of 31 expected tensors are missing \(trf_blocks\.1\.att\.W_query\.weight\)"),
+        (
+            {**without(QUERY), "trf_blocks.1.attn.W_query.weight": torch.zeros(4, 4)},
+            r"nearest to trf_blocks\.1\.attn\.W_query\.weight is trf_blocks\.1\.att\.W_query\.weight",
+        ),
+        ({**without(""), "extra": torch.zeros(1)}, r"1 tensors are not expected \(extra"),
+        (
+            {**without(""), QUERY: torch.zeros(4, 5)},
+            r"W_query\.weight has shape \(4, 5\), expected .*\(4, 4\)",
+        ),
+        ({**without(""), QUERY: torch.zeros(4, 4, dtype=torch.int32)}, "has a dtype that is no float"),
+        (
+            {**without(""), "tok_emb.weight": torch.zeros(12, 4)},
+            r"tok_emb\.weight has shape \(12, 4\), expected",
+        ),
+        (without("pos_emb.weight"), r"pos_emb\.weight is missing, found final_norm\.scale, "),
+        ({"wte.weight": torch.zeros(11, 4)}, r"tok_emb\.weight is missing, found wte\.weight"),
+        ({}, r"tok_emb\.weight is missing, found no tensor"),
+    ],
+)
+def test_tensors_of_another_model_are_refused_by_name(
+    tmp_path: Path, tensors: dict[str, Tensor], message: str
+) -> None:
+    save_file(tensors, tmp_path / "w", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(tmp_path / "w", CONFIG, device=CPU)
+
+
+@pytest.mark.parametrize("name", ["vocab_size", "context_length", "emb_dim", "n_layers"])
+def test_a_config_of_absurd_size_is_refused_before_anything_is_built(tmp_path: Path, name: str) -> None:
+    save_weights(tensors_to_save(make_model()), tmp_path / "w")
+    with pytest.raises(CheckpointError, match=r"has shape|are too few"):
+        load_weights(tmp_path / "w", GPTConfig(**{**SIZES, name: 2 * 10**18}), device=CPU)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff" * 8, b"<!DOCTYPE html>", (2**62).to_bytes(8, "little"), bytes(8)]
+)
+def test_a_file_that_is_no_safetensors_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "w.safetensors").write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read"):
+        load_weights(tmp_path / "w.safetensors", CONFIG, device=CPU)
+
+
+def test_the_writer_refuses_what_its_reader_would(tmp_path: Path) -> None:
+    model = make_model()
+    model.config = GPTConfig(**{**SIZES, "n_layers": 3})
+    with pytest.raises(ValueError, match=r"missing \(trf_blocks\.2\."):
+        save_checkpoint(tmp_path / "x", model)
+    assert not list(tmp_path.iterdir())
+
+
+def test_loading_draws_no_random_number(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x", make_model())
+    state = torch.get_rng_state()
+    load_checkpoint(tmp_path / "x")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_header_is_json_that_names_every_tensor_once(tmp_path: Path) -> None:
+    save_weights(tensors_to_save(make_model()), tmp_path / "w")
+    data = (tmp_path / "w").read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header.keys() - {"__metadata__"} == make_model().state_dict().keys()
