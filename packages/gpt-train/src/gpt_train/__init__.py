@@ -1,11 +1,13 @@
 """Data shards, loss, schedule and a training loop that resumes bit for bit."""
 
 from gpt_train.config import TrainConfig
+from gpt_train.data import GPTDatasetV1, create_dataloader_v1
 from gpt_train.errors import DataError
 from gpt_train.log import MetricsLog, read_metrics
 from gpt_train.loop import StepReport, train
 from gpt_train.loss import calc_loss_batch, calc_loss_loader, evaluate_model, sequence_loss
 from gpt_train.optim import make_optimizer
+from gpt_train.plot import plot_losses, plot_metrics
 from gpt_train.schedule import learning_rate_at
 from gpt_train.shard_files import ShardWriter, write_shards
 from gpt_train.shards import ShardDataset
@@ -13,6 +15,7 @@ from gpt_train.state import TrainState
 
 __all__ = [
     "DataError",
+    "GPTDatasetV1",
     "MetricsLog",
     "ShardDataset",
     "ShardWriter",
@@ -21,9 +24,12 @@ __all__ = [
     "TrainState",
     "calc_loss_batch",
     "calc_loss_loader",
+    "create_dataloader_v1",
     "evaluate_model",
     "learning_rate_at",
     "make_optimizer",
+    "plot_losses",
+    "plot_metrics",
     "read_metrics",
     "sequence_loss",
     "train",
