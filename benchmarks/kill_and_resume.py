@@ -75,23 +75,27 @@ def main() -> int:
     """Run the experiment and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--max-steps", type=int, default=400)
+    parser.add_argument("--max-steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0, help="draws the moments")
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = Path(folder) / "whole", Path(folder) / "killed"
         started = time.monotonic()
-        finish(start(whole, arguments.max_steps))
-        seconds = time.monotonic() - started
-        print(f"undisturbed: {arguments.max_steps} steps in {seconds:.1f} s\n")
+        process = start(whole, arguments.max_steps)
+        while process.poll() is None and not (whole / "metrics.jsonl").exists():
+            time.sleep(0.05)
+        starting = time.monotonic() - started
+        finish(process)
+        training = time.monotonic() - started - starting
+        print(f"undisturbed: {starting:.1f} s to start, {training:.1f} s for {arguments.max_steps} steps\n")
         print("| kill | after (s) | step in the log | newest checkpoint | lost steps |")
         print("| ---: | ---: | ---: | ---: | ---: |")
         kills = 0
         while kills < arguments.kills:
             process = start(killed, arguments.max_steps)
-            # Long enough that some progress is likely, else ten kills could all hit the imports.
-            after = moments.uniform(0.2, 1.2) * seconds
+            # From the first moment on, and on average half of what all kills together may use up.
+            after = moments.uniform(0.0, starting + training / arguments.kills)
             try:
                 process.wait(after)
                 if newest_step(killed) >= arguments.max_steps:
