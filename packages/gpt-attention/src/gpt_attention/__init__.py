@@ -4,11 +4,13 @@ from gpt_attention.cache import KVCache
 from gpt_attention.causal import CausalAttention, MultiHeadAttentionWrapper
 from gpt_attention.functional import attend, causal_mask
 from gpt_attention.multi_head import MultiHeadAttention, PyTorchMultiHeadAttention
+from gpt_attention.products import Linear, linear
 from gpt_attention.self_attention import SelfAttention_v1, SelfAttention_v2
 
 __all__ = [
     "CausalAttention",
     "KVCache",
+    "Linear",
     "MultiHeadAttention",
     "MultiHeadAttentionWrapper",
     "PyTorchMultiHeadAttention",
@@ -16,4 +18,5 @@ __all__ = [
     "SelfAttention_v2",
     "attend",
     "causal_mask",
+    "linear",
 ]

@@ -5,11 +5,11 @@ Shapes: B batch, T tokens, S cached + new tokens, H heads, K head width, D = H *
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gpt_attention.cache import KVCache
 from gpt_attention.causal import check_length, drop_mask
 from gpt_attention.functional import attend
+from gpt_attention.products import Linear, linear
 
 # Below this many rows (B * T) putting the three weights into one costs more than the two products it saves.
 _MIN_ROWS_TO_FUSE = 64
@@ -18,9 +18,9 @@ _MIN_ROWS_TO_FUSE = 64
 class MultiHeadAttention(nn.Module):
     """Chapter 3's ``MultiHeadAttention``: (B, T, D_in) -> (B, T, D).
 
-    Queries, keys and values come from one product over the three weights put together, and the sum from torch's
-    fused kernel; ``explicit`` computes the same function step by step as the book does. The parameters are the book's
-    either way. A ``mask`` in a loaded state dict is accepted and dropped.
+    Queries, keys and values come from one product over the three weights put together; ``explicit`` computes the
+    same function step by step as the book does. The parameters are the book's either way. A ``mask`` in a loaded
+    state dict is accepted and dropped.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class MultiHeadAttention(nn.Module):
         self.head_dim = d_out // num_heads
         self.context_length = context_length
         self.explicit = explicit
-        self.W_query = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_key = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.W_value = nn.Linear(d_in, d_out, bias=qkv_bias)
-        self.out_proj = nn.Linear(d_out, d_out)
+        layer_class = nn.Linear if explicit else Linear
+        self.W_query = layer_class(d_in, d_out, bias=qkv_bias)
+        self.W_key = layer_class(d_in, d_out, bias=qkv_bias)
+        self.W_value = layer_class(d_in, d_out, bias=qkv_bias)
+        self.out_proj = layer_class(d_out, d_out)
         self.dropout = nn.Dropout(dropout)
         self.register_load_state_dict_pre_hook(drop_mask)
 
@@ -70,7 +71,7 @@ class MultiHeadAttention(nn.Module):
             return tuple(layer(x) for layer in layers)                  # each (B, T, D)
         weight = torch.cat([layer.weight for layer in layers])          # (3 * D, D_in)
         bias = None if self.W_query.bias is None else torch.cat([layer.bias for layer in layers])
-        return F.linear(x, weight, bias).split(self.d_out, dim=-1)
+        return linear(x, weight, bias).split(self.d_out, dim=-1)
 
 
 class PyTorchMultiHeadAttention(nn.Module):
@@ -84,8 +85,8 @@ class PyTorchMultiHeadAttention(nn.Module):
         self.d_out = d_out
         self.num_heads = num_heads
         self.head_dim = d_out // num_heads
-        self.qkv = nn.Linear(d_in, 3 * d_out, bias=qkv_bias)
-        self.proj = nn.Linear(d_out, d_out)
+        self.qkv = Linear(d_in, 3 * d_out, bias=qkv_bias)
+        self.proj = Linear(d_out, d_out)
         self.dropout = dropout
 
     def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
@@ -101,4 +102,4 @@ class PyTorchMultiHeadAttention(nn.Module):
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether calling the layer is nothing but its product: not replaced (by LoRA, say), not hooked."""
-    return type(layer) is nn.Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    return type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks

@@ -1,20 +1,63 @@
 """The GPT model, text generation and the checkpoint directory."""
 
+from gpt_core.checkpoint import (
+    Checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+    verify_checkpoint,
+)
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
-from gpt_core.layers import GELU, FeedForward, FeedForwardFast, LayerNorm, TransformerBlock, TransformerBlockFast
+from gpt_core.durable import CheckpointError
+from gpt_core.generate import (
+    GeneratedToken,
+    generate,
+    generate_text_simple,
+    generate_text_simple_stream,
+    generate_tokens,
+    trim_input_tensor,
+)
+from gpt_core.layers import (
+    GELU,
+    FeedForward,
+    FeedForwardFast,
+    LayerNorm,
+    TransformerBlock,
+    TransformerBlockFast,
+)
 from gpt_core.model import GPTModel, GPTModelFast, initialize_gpt2
+from gpt_core.sampling import Sampling
+from gpt_core.text import decode_stream, text_to_token_ids, token_ids_to_text
 
 __all__ = [
     "GELU",
     "GPT_CONFIG_124M",
+    "Checkpoint",
+    "CheckpointError",
     "FeedForward",
     "FeedForwardFast",
     "GPTConfig",
     "GPTModel",
     "GPTModelFast",
+    "GeneratedToken",
     "LayerNorm",
+    "Sampling",
     "TransformerBlock",
     "TransformerBlockFast",
+    "decode_stream",
+    "generate",
+    "generate_text_simple",
+    "generate_text_simple_stream",
+    "generate_tokens",
     "gpt2_config",
     "initialize_gpt2",
+    "list_checkpoints",
+    "load_checkpoint",
+    "prune_checkpoints",
+    "save_checkpoint",
+    "text_to_token_ids",
+    "token_ids_to_text",
+    "trim_input_tensor",
+    "verify_checkpoint",
 ]

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from gpt_attention import KVCache, MultiHeadAttention, PyTorchMultiHeadAttention
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt_attention import KVCache, Linear, MultiHeadAttention, PyTorchMultiHeadAttention
 from gpt_core.config import GPTConfig
 
 
@@ -59,10 +59,11 @@ class FeedForward(nn.Module):
     def __init__(self, cfg: GPTConfig | Mapping[str, Any], *, explicit: bool = False) -> None:
         super().__init__()
         config = GPTConfig.from_dict(cfg)
+        layer_class = nn.Linear if explicit else Linear
         self.layers = nn.Sequential(
-            nn.Linear(config.emb_dim, 4 * config.emb_dim),
+            layer_class(config.emb_dim, 4 * config.emb_dim),
             GELU(explicit=explicit),
-            nn.Linear(4 * config.emb_dim, config.emb_dim),
+            layer_class(4 * config.emb_dim, config.emb_dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,9 +104,9 @@ class FeedForwardFast(nn.Module):
         super().__init__()
         config = GPTConfig.from_dict(cfg)
         self.layers = nn.Sequential(
-            nn.Linear(config.emb_dim, 4 * config.emb_dim),
+            Linear(config.emb_dim, 4 * config.emb_dim),
             nn.GELU(approximate="tanh"),
-            nn.Linear(4 * config.emb_dim, config.emb_dim),
+            Linear(4 * config.emb_dim, config.emb_dim),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from gpt_attention import KVCache
 from torch import Tensor, nn
 
+from gpt_attention import KVCache, Linear
 from gpt_core.config import GPTConfig
 from gpt_core.layers import LayerNorm, TransformerBlock, TransformerBlockFast
 
@@ -27,12 +27,18 @@ class GPTModel(nn.Module):
         config = GPTConfig.from_dict(config)
         self._build(
             config,
+            head_class=nn.Linear if explicit else Linear,
             block=lambda: TransformerBlock(config, explicit=explicit),
             norm=lambda: LayerNorm(config.emb_dim, explicit=explicit),
         )
 
     def _build(
-        self, config: GPTConfig, *, block: Callable[[], TransformerBlock], norm: Callable[[], nn.Module]
+        self,
+        config: GPTConfig,
+        *,
+        head_class: type[nn.Linear],
+        block: Callable[[], TransformerBlock],
+        norm: Callable[[], nn.Module],
     ) -> None:
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
@@ -40,7 +46,7 @@ class GPTModel(nn.Module):
         self.drop_emb = nn.Dropout(config.drop_rate)
         self.trf_blocks = nn.Sequential(*[block() for _ in range(config.n_layers)])
         self.final_norm = norm()
-        self.out_head: nn.Module = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
+        self.out_head: nn.Module = head_class(config.emb_dim, config.vocab_size, bias=False)
         if config.tie_weights:
             self.out_head.weight = self.tok_emb.weight
         self._cache: KVCache | None = None
@@ -113,7 +119,10 @@ class GPTModelFast(GPTModel):
         nn.Module.__init__(self)
         config = GPTConfig.from_dict(config)
         self._build(
-            config, block=lambda: TransformerBlockFast(config), norm=lambda: nn.LayerNorm(config.emb_dim)
+            config,
+            head_class=Linear,
+            block=lambda: TransformerBlockFast(config),
+            norm=lambda: nn.LayerNorm(config.emb_dim),
         )
 
 

@@ -6,11 +6,14 @@ Shapes: B batch, T tokens, V vocabulary. Targets are the inputs shifted by one; 
 import math
 from collections.abc import Iterable
 from itertools import islice
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+
+from gpt_core import GPTModel
+from gpt_train.cross_entropy import head_cross_entropy
 
 IGNORED = -100
 
@@ -23,11 +26,24 @@ def sequence_loss(
     "mean" divides by the number of counted targets, as in the book: nan if there is none. "sum" does not
     divide.
     """
+    if _has_plain_head(model) and not torch.compiler.is_compiling():
+        vectors = model.features(inputs).flatten(0, 1)                   # (B * T, D)
+        total = head_cross_entropy(vectors, model.out_head, targets.flatten(), ignored=IGNORED)
+        return total if reduction == "sum" else total / (targets != IGNORED).sum()
     logits = model(inputs)                                               # (B, T, V)
     # float32: a bfloat16 softmax over 50,257 classes keeps only 8 bits of each probability.
     if logits.dtype in (torch.bfloat16, torch.float16):
         logits = logits.float()
     return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction=reduction)
+
+
+def _has_plain_head(model: nn.Module) -> TypeGuard[GPTModel]:
+    """Whether the model is its features and one product: no hook, no bias, no LoRA around the head."""
+    if not isinstance(model, GPTModel):
+        return False
+    head = model.out_head
+    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (model, head))
+    return isinstance(head, nn.Linear) and head.bias is None and not hooked
 
 
 def calc_loss_batch(
