@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from gpt_core import GPTConfig, GPTModel, load_checkpoint, save_checkpoint
 from gpt_train import DataError, ShardDataset, TrainConfig, TrainState, train, write_shards
 
 V, T = 23, 8
@@ -211,3 +212,25 @@ def test_resuming_under_other_circumstances_warns_and_goes_on(tmp_path, dataset)
     with pytest.warns(UserWarning, match="torch 2.10.0 -> torch"):
         state.load(tmp_path)
     assert state.step == 2
+
+
+def test_a_checkpoint_of_a_tied_gpt_resumes_bit_for_bit(tmp_path, dataset):
+    """Through gpt-core's checkpoint directory, as a program would."""
+    size = GPTConfig(
+        vocab_size=V, context_length=T, emb_dim=16, n_heads=2, n_layers=2, drop_rate=0.1, tie_weights=True
+    )
+    torch.manual_seed(0)
+    model = GPTModel(size)
+    state = TrainState(model, CONFIG)
+    for report in steps(model, state, dataset):
+        if report.step == 3:
+            save_checkpoint(tmp_path / "step-3", model, extra=state.save)
+    expected = contents(model, state)
+
+    torch.manual_seed(77)
+    model = load_checkpoint(tmp_path / "step-3").model
+    state = TrainState(model, CONFIG)
+    state.load(tmp_path / "step-3")
+    assert [report.step for report in steps(model, state, dataset)] == [4, 5, 6, 7, 8]
+    for name, value in contents(model, state).items():
+        assert torch.equal(expected[name], value), name

@@ -1,5 +1,11 @@
 """Data shards, loss, schedule and a training loop that resumes bit for bit."""
 
+from gpt_train.book import (
+    find_highest_gradient,
+    generate_and_print_sample,
+    train_model,
+    train_model_simple,
+)
 from gpt_train.config import TrainConfig
 from gpt_train.data import GPTDatasetV1, create_dataloader_v1
 from gpt_train.errors import DataError
@@ -26,6 +32,8 @@ __all__ = [
     "calc_loss_loader",
     "create_dataloader_v1",
     "evaluate_model",
+    "find_highest_gradient",
+    "generate_and_print_sample",
     "learning_rate_at",
     "make_optimizer",
     "plot_losses",
@@ -33,5 +41,7 @@ __all__ = [
     "read_metrics",
     "sequence_loss",
     "train",
+    "train_model",
+    "train_model_simple",
     "write_shards",
 ]

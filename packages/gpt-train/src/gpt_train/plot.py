@@ -21,13 +21,15 @@ def plot_losses(
     matplotlib.
     """
     figure = _new_figure(width=5, height=3)
+    from matplotlib.ticker import MaxNLocator  # after _new_figure, which says what to install
+
     axes = figure.subplots()
     axes.plot(epochs_seen, train_losses, label="Training loss")
     axes.plot(epochs_seen, val_losses, linestyle="-.", label="Validation loss")
     axes.set_xlabel("Epochs")
     axes.set_ylabel("Loss")
     axes.legend(loc="upper right")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tokens = axes.twiny()
     tokens.plot(tokens_seen, train_losses, alpha=0)  # invisible: it only scales the second axis
     tokens.set_xlabel("Tokens seen")
