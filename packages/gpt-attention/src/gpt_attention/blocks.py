@@ -40,7 +40,7 @@ class CausalBlocks(torch.autograd.Function):
         return context
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it untyped
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of queries, keys and values."""
         queries, keys, values, *kept = ctx.saved_tensors

@@ -11,8 +11,9 @@ KeysValues = tuple[Tensor, Tensor]
 class KVCache:
     """Keys and values of every layer, written in place into buffers that double when they are full.
 
-    ``max_length`` caps the buffers' length in tokens (a model's context length); None means no cap. The first ``append``
-    fixes batch, heads, width, dtype and device. The book's interface (``get``, ``update``, ``get_all``, ``reset``) works too.
+    ``max_length`` caps the buffers' length in tokens (a model's context length); None means no cap. The first
+    ``append`` fixes batch, heads, width, dtype and device. The book's interface (``get``, ``update``, ``get_all``,
+    ``reset``) works too.
     """
 
     def __init__(self, n_layers: int, *, max_length: int | None = None) -> None:

@@ -15,8 +15,8 @@ from gpt_attention.functional import attend
 class CausalAttention(nn.Module):
     """One head that sees no later token: (B, T, D_in) -> (B, T, D_out).
 
-    The mask is made when it is needed, so no ``mask`` buffer fills checkpoints; a ``mask`` in a loaded state dict, as the
-    book's code writes it, is accepted and dropped.
+    The mask is made when it is needed, so no ``mask`` buffer fills checkpoints; a ``mask`` in a loaded state dict, as
+    the book's code writes it, is accepted and dropped.
     """
 
     def __init__(

@@ -115,7 +115,7 @@ class FeedForwardFast(nn.Module):
 
 
 class TransformerBlockFast(TransformerBlock):
-    """The book's fast variant: parameters ``att.qkv``, ``att.proj``, ``norm1.weight``, ... instead of the book's first names."""
+    """The book's fast variant, whose parameters are named ``att.qkv``, ``att.proj``, ``norm1.weight``, ..."""
 
     def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         nn.Module.__init__(self)

@@ -46,7 +46,7 @@ class GPTModel(nn.Module):
         self.drop_emb = nn.Dropout(config.drop_rate)
         self.trf_blocks = nn.Sequential(*[block() for _ in range(config.n_layers)])
         self.final_norm = norm()
-        self.out_head: nn.Module = head_class(config.emb_dim, config.vocab_size, bias=False)
+        self.out_head = head_class(config.emb_dim, config.vocab_size, bias=False)
         if config.tie_weights:
             self.out_head.weight = self.tok_emb.weight
         self._cache: KVCache | None = None
@@ -54,9 +54,9 @@ class GPTModel(nn.Module):
     def forward(self, in_idx: Tensor, use_cache: bool = False, cache: KVCache | None = None) -> Tensor:
         """Return the logits of each position.
 
-        With a ``cache`` (or with ``use_cache``, the model's own, emptied by ``reset_kv_cache``) the ids follow the tokens
-        it holds, and are added to it. Raises ValueError if the ids are not (B, T), IndexError if they run past the
-        context or the vocabulary.
+        With a ``cache`` the ids follow the tokens it holds, and are added to it; ``use_cache`` does so with the model's
+        own cache, which ``reset_kv_cache`` empties. Raises ValueError if the ids are not (B, T), IndexError if they
+        run past the context or the vocabulary.
         """
         if use_cache and cache is None:
             cache = self._cache = self._cache or self.new_cache()
@@ -113,7 +113,7 @@ class GPTModel(nn.Module):
 
 
 class GPTModelFast(GPTModel):
-    """The book's fast variant: the same function and draws with other parameter names (``att.qkv``, ``norm1.weight``)."""
+    """The book's fast variant: the same function and draws, other parameter names (``att.qkv``, ``norm1.weight``)."""
 
     def __init__(self, config: GPTConfig | Mapping[str, Any]) -> None:
         nn.Module.__init__(self)
@@ -134,10 +134,11 @@ def initialize_gpt2(model: GPTModel, *, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     residual = ("out_proj.weight", "att.proj.weight", "ff.layers.2.weight")
+    norm_scales = (".scale", "norm.weight", "norm1.weight", "norm2.weight")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
-                parameter.fill_(1.0 if name.endswith((".scale", "norm.weight", "norm1.weight", "norm2.weight")) else 0.0)
+                parameter.fill_(1.0 if name.endswith(norm_scales) else 0.0)
                 continue
             std = 0.02 / (2 * model.config.n_layers) ** 0.5 if name.endswith(residual) else 0.02
             # Drawn on the CPU: other devices' generators give other numbers for the same seed.

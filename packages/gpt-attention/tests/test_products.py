@@ -1,0 +1,39 @@
+"""Linear against torch.nn.Linear: results, gradients, draws; on every kernel this machine has."""
+
+import pytest
+import torch
+from torch import nn
+
+from gpt_attention import Linear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (40, 7), (4, 50, 7)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_results_and_gradients_equal_torchs_layer(shape: tuple[int, ...], bias: bool, dtype: torch.dtype) -> None:
+    layers: list[nn.Linear] = []
+    for layer_class in (nn.Linear, Linear):
+        torch.manual_seed(2)
+        layers.append(layer_class(7, 33, bias=bias, dtype=dtype))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    results = []
+    for layer in layers:
+        given = x.clone().requires_grad_()
+        out = layer(given)
+        out.float().square().sum().backward()
+        results.append([out, given.grad, *(p.grad for p in layer.parameters())])
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_a_frozen_weight_gets_no_gradient_and_the_input_still_does() -> None:
+    layer, x = Linear(5, 5), torch.randn(64, 5, requires_grad=True)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(64, 5))
+
+
+def test_autocast_is_obeyed() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Linear(5, 5)(torch.randn(64, 5)).dtype == torch.bfloat16

@@ -1,0 +1,100 @@
+"""GPTModel: the book's numbers, names and errors; its forms are one function."""
+
+import pytest
+import torch
+
+from gpt_core import GPT_CONFIG_124M, GPTConfig, GPTModel, GPTModelFast, gpt2_config, initialize_gpt2
+
+TINY = GPTConfig(vocab_size=61, context_length=20, emb_dim=16, n_heads=2, n_layers=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("form", ["fused", "explicit", "fast"])
+def test_seed_123_gives_the_books_ten_tokens(form: str, cached: bool) -> None:
+    torch.manual_seed(123)
+    if form == "fast":
+        model = GPTModelFast(GPT_CONFIG_124M).eval()
+    else:
+        model = GPTModel(GPT_CONFIG_124M, explicit=form == "explicit").eval()
+    ids = torch.tensor([[15496, 11, 314, 716]])  # "Hello, I am"
+    with torch.no_grad():
+        new = ids
+        for _ in range(10):
+            new = model(new if cached else ids, use_cache=cached)[:, -1].argmax(-1, keepdim=True)
+            ids = torch.cat([ids, new], dim=1)
+    # The expectation of the book's own test of chapter 4.
+    assert ids[0, 4:].tolist() == [27018, 24086, 47843, 30961, 42348, 7267, 49706, 43231, 47062, 34657]
+
+
+def test_state_dict_has_the_books_names_in_the_books_order() -> None:
+    block = ["att.W_query.weight", "att.W_key.weight", "att.W_value.weight", "att.out_proj.weight", "att.out_proj.bias",
+             "ff.layers.0.weight", "ff.layers.0.bias", "ff.layers.2.weight", "ff.layers.2.bias",
+             "norm1.scale", "norm1.shift", "norm2.scale", "norm2.shift"]  # fmt: skip
+    expected = ["tok_emb.weight", "pos_emb.weight"]
+    expected += [f"trf_blocks.{n}.{name}" for n in range(3) for name in block]
+    expected += ["final_norm.scale", "final_norm.shift", "out_head.weight"]
+    assert list(GPTModel(TINY).state_dict()) == expected
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("124M", 124_439_808), ("355M", 354_823_168)])
+def test_gpt2_sizes_have_openais_parameter_counts(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        assert GPTModel(gpt2_config(name)).n_parameters == parameters
+
+
+def test_the_books_124m_model_has_163_million_parameters() -> None:
+    with torch.device("meta"):
+        assert GPTModel(GPT_CONFIG_124M).n_parameters == 163_009_536  # chapter 4 prints it
+
+
+def test_changing_a_token_leaves_the_logits_before_it_alone() -> None:
+    model, ids = GPTModel(TINY).eval(), torch.randint(61, (1, 20))
+    changed = ids.clone()
+    changed[0, 12] = (ids[0, 12] + 1) % 61
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    torch.testing.assert_close(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+def test_logits_are_the_head_of_the_features() -> None:
+    model, ids = GPTModel(TINY), torch.randint(61, (2, 9))
+    assert torch.equal(model(ids), model.out_head(model.features(ids)))
+
+
+def test_the_models_own_cache_continues_until_it_is_reset() -> None:
+    model, ids = GPTModel(TINY).eval(), torch.randint(61, (2, 9))
+    with torch.no_grad():
+        model(ids[:, :5], use_cache=True)
+        torch.testing.assert_close(model(ids[:, 5:], use_cache=True), model(ids)[:, 5:])
+        model.reset_kv_cache()
+        torch.testing.assert_close(model(ids, use_cache=True), model(ids))
+
+
+def test_what_does_not_fit_is_refused_with_the_rule() -> None:
+    model = GPTModel(TINY)
+    with pytest.raises(ValueError, match=r"shape \(batch, tokens\), got \(5,\)"):
+        model(torch.zeros(5, dtype=torch.long))
+    with pytest.raises(IndexError, match="21 tokens exceed the model's context of 20"):
+        model(torch.zeros(1, 21, dtype=torch.long))
+    with pytest.raises(IndexError, match=r"0\.\.60, got 3\.\.61"):
+        model(torch.tensor([[3, 61]]))
+
+
+@pytest.mark.parametrize("model_class", [GPTModel, GPTModelFast])
+def test_gpt2_initialisation_depends_on_the_seed_alone(model_class: type[GPTModel]) -> None:
+    config = GPTConfig(vocab_size=300, context_length=20, emb_dim=128, n_heads=2, n_layers=8, qkv_bias=True)
+    first, second = model_class(config), model_class(config)
+    state = torch.get_rng_state()
+    initialize_gpt2(first, seed=7)
+    initialize_gpt2(second, seed=7)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    weights = first.state_dict()
+    assert abs(float(weights["tok_emb.weight"].std()) - 0.02) < 0.001
+    assert abs(float(weights["trf_blocks.3.ff.layers.2.weight"].std()) - 0.02 / 4) < 0.0005  # sqrt(2 * 8 layers)
+    for name, value in weights.items():
+        if value.ndim < 2:
+            is_scale = name.endswith(("scale", "norm1.weight", "norm2.weight", "final_norm.weight"))
+            assert (value == float(is_scale)).all(), name
