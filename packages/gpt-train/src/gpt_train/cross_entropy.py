@@ -58,7 +58,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]  # torch leaves it untyped
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_features, grad_weight = ctx.gradients
         ctx.gradients = None, None  # scaled in place below, so of no use to a second backward pass
