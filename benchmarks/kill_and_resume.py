@@ -94,8 +94,8 @@ def main() -> int:
         kills = 0
         while kills < arguments.kills:
             process = start(killed, arguments.max_steps)
-            # From the first moment on, and on average half of what all kills together may use up.
-            after = moments.uniform(0.0, starting + training / arguments.kills)
+            # Most after the imports, some before; all together use up about half of the training.
+            after = moments.uniform(0.7 * starting, starting + 1.2 * training / arguments.kills)
             try:
                 process.wait(after)
                 if newest_step(killed) >= arguments.max_steps:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gpt_pretrain.cli import main
+from gpt_tokenizer import BPETokenizer
 
 TINY = [
     "--vocab-size", "300", "--context-length", "16", "--emb-dim", "16", "--n-heads", "2", "--n-layers", "1",
@@ -63,3 +64,11 @@ def contents() -> Callable[[Path], dict[str, str]]:
 def tiny() -> list[str]:
     """Return the flags of the smallest run."""
     return list(TINY)
+
+
+@pytest.fixture
+def tokenizer_file(tmp_path: Path) -> Path:
+    """Return a tokenizer.json of 270 tokens."""
+    path = tmp_path / "tokenizer.json"
+    BPETokenizer.train(["the cat sat on the mat, the dog on a log"] * 9, vocab_size=270).save(path)
+    return path

@@ -1,3 +1,4 @@
+import os
 import re
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import sys
 import pytest
 
 from gpt_pretrain.cli import main
+from gpt_pretrain.lock import locked
 
 
 def refused(capsys, code, *arguments):
@@ -74,12 +76,30 @@ def test_empty_text_is_refused(run, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [[], ["--tokenizer", "gpt2", "--vocab-size", "50257"]])
-def test_too_short_text_says_how_many_tokens_there_are_and_are_needed(run, tmp_path, capsys, flags):
+@pytest.mark.parametrize("is_learned", [True, False])
+def test_too_short_text_says_how_many_tokens_there_are_and_are_needed(
+    run, tmp_path, tokenizer_file, capsys, is_learned
+):
     (tmp_path / "short.txt").write_text("To be or not", encoding="utf-8")
+    flags = [] if is_learned else ["--tokenizer", str(tokenizer_file), "--vocab-size", "270"]
     assert run("--data", str(tmp_path / "short.txt"), *flags) == 3
     err = capsys.readouterr().err
     assert re.search(r"too short: \d+ tokens for training, but at least 17 are needed", err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_validation_text_of_one_token_is_refused(run, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("ab" * 400, encoding="utf-8")
+    assert run("--data", str(tmp_path / "a.txt"), "--val-fraction", "0.001", "--vocab-size", "258") == 3
+    assert "1 token for validation, but at least 2 are needed" in capsys.readouterr().err
+
+
+def test_documents_too_long_for_the_fraction_to_be_held_out_are_refused(run, tmp_path, capsys):
+    (tmp_path / "many").mkdir()
+    for k in range(20):
+        (tmp_path / "many" / f"{k}.md").write_text(f"{k} is a number " * 9, encoding="utf-8")
+    assert run("--data", str(tmp_path / "many"), "--val-fraction", "0.01") == 3
+    assert "no document is short enough for val_fraction 0.01" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -107,15 +127,32 @@ def test_jsonl_without_the_field_is_named_by_line(run, tmp_path, capsys):
     assert "rows.jsonl:2: no field 'text'" in capsys.readouterr().err
 
 
-def test_vocabulary_that_does_not_fit_the_model_names_the_size(run, tmp_path, capsys):
-    assert run("--tokenizer", "gpt2") == 2
-    assert "give --vocab-size 50257" in capsys.readouterr().err
+def test_vocabulary_that_does_not_fit_the_model_names_the_size(run, tmp_path, tokenizer_file, capsys):
+    assert run("--tokenizer", str(tokenizer_file)) == 2
+    assert "give --vocab-size 270" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_unknown_tokenizer_is_refused(run, capsys):
     assert run("--tokenizer", "gpt3") == 2
     assert "did you mean 'gpt2'" in capsys.readouterr().err
+
+
+def test_tokenizer_that_cannot_be_downloaded_is_exit_code_4(run, monkeypatch, capsys):
+    from gpt_pretrain import prepare
+
+    def unreachable(name):
+        raise ConnectionError("GPT-2's vocabulary could not be downloaded")
+
+    monkeypatch.setattr(prepare, "get_tokenizer", unreachable)
+    assert run("--tokenizer", "gpt2") == 4
+    assert "could not be downloaded" in capsys.readouterr().err
+
+
+def test_folder_in_use_is_refused_with_who_uses_it(run, tmp_path, capsys):
+    with locked(tmp_path / "run"):
+        assert run() == 1
+    assert re.search(rf"is in use by process {os.getpid()} on ", capsys.readouterr().err)
 
 
 def test_device_that_is_not_there_is_refused(run, capsys, monkeypatch):

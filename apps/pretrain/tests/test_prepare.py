@@ -12,9 +12,7 @@ from gpt_train import ShardDataset
 @pytest.fixture
 def shards(text, tmp_path):
     """Return a folder prepared from the text with a vocabulary of 300."""
-    assert (
-        main(["prepare", "--data", str(text), "--out", str(tmp_path / "shards"), "--vocab-size", "300"]) == 0
-    )
+    assert main(["prepare", "--data", str(text), "--out", str(tmp_path / "shards"), "--vocab-size", "300"]) == 0
     return tmp_path / "shards"
 
 
@@ -32,28 +30,25 @@ def test_shards_hold_the_ids_of_both_sides_of_the_text(shards, text):
     assert ids_of(shards / "val") == tokenizer.encode(whole[cut:])
 
 
-def test_an_end_of_text_token_stands_between_documents_and_text_cannot_forge_one(tmp_path):
+def test_an_end_of_text_token_stands_between_documents_and_text_cannot_forge_one(tmp_path, tokenizer_file):
     texts = [f"document {k} says <|endoftext|> and more" for k in range(40)]
     rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     (tmp_path / "rows.jsonl").write_text(rows, encoding="utf-8")
     out = tmp_path / "shards"
-    assert (
-        main(["prepare", "--data", str(tmp_path / "rows.jsonl"), "--out", str(out), "--tokenizer", "gpt2"])
-        == 0
-    )
+    command = ["--data", str(tmp_path / "rows.jsonl"), "--out", str(out), "--tokenizer", str(tokenizer_file)]
+    assert main(["prepare", *command]) == 0
+    tokenizer = get_tokenizer(tokenizer_file)
     summary = json.loads((out / "prepare.json").read_text(encoding="utf-8"))
     found = []
     for side in ("train", "val"):
         ids = ids_of(out / side)
-        assert ids.count(50256) == summary[side]["documents"] - 1
-        found += get_tokenizer("gpt2").decode(ids).split(" and more")
+        assert ids.count(tokenizer.eot_token) == summary[side]["documents"] - 1
+        found += tokenizer.decode(ids).split(" and more")
     assert summary["train"]["documents"] + summary["val"]["documents"] == 40
     assert sum("says" in part for part in found) == 40
 
 
-def test_what_is_prepared_does_not_depend_on_how_much_is_encoded_at_a_time(
-    shards, text, tmp_path, monkeypatch
-):
+def test_what_is_prepared_does_not_depend_on_how_much_is_encoded_at_a_time(shards, text, tmp_path, monkeypatch):
     monkeypatch.setattr(prepare_module, "BATCH_CHARACTERS", 10)
     assert main(["prepare", "--data", str(text), "--out", str(tmp_path / "b"), "--vocab-size", "300"]) == 0
     for name in ("tokenizer.json", "train/shard-00000.bin", "val/shard-00000.bin", "prepare.json"):
@@ -78,9 +73,7 @@ def test_prepared_text_is_not_overwritten(shards, text, capsys, contents):
 def test_folder_of_something_else_is_left_alone(text, tmp_path, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").touch()
-    assert (
-        main(["prepare", "--data", str(text), "--out", str(tmp_path / "thesis"), "--vocab-size", "300"]) == 1
-    )
+    assert main(["prepare", "--data", str(text), "--out", str(tmp_path / "thesis"), "--vocab-size", "300"]) == 1
     assert "something else (chapter.tex)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 

@@ -27,8 +27,7 @@ def test_pieces_encoded_one_by_one_give_the_ids_of_the_whole_text(text, block, t
     encoding = tiktoken.Encoding(
         "bytes",
         pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        mergeable_ranks={bytes([i]): i for i in range(256)}
-        | {b"ab": 256, b"\n\n": 257, b" a": 258, b"!\x1c": 259},
+        mergeable_ranks={bytes([i]): i for i in range(256)} | {b"ab": 256, b"\n\n": 257, b" a": 258, b"!\x1c": 259},
         special_tokens={},
     )
     path = tmp_path_factory.mktemp("text") / "a.txt"

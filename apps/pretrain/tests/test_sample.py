@@ -10,9 +10,7 @@ def trained(tmp_path_factory):
     """Return the folder of a run of 2 steps."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "text.txt").write_text("one two three four five six seven " * 300, encoding="utf-8")
-    flags = (
-        "--vocab-size 270 --context-length 8 --emb-dim 8 --n-heads 1 --n-layers 1 --max-steps 2 --device cpu"
-    )
+    flags = "--vocab-size 270 --context-length 8 --emb-dim 8 --n-heads 1 --n-layers 1 --max-steps 2 --device cpu"
     command = ["--data", str(folder / "text.txt"), "--out", str(folder / "run"), "--sample-tokens", "0"]
     assert main([*command, *flags.split()]) == 0
     return folder / "run"

@@ -74,7 +74,5 @@ def test_equal_documents_stay_on_one_side():
 
 
 def test_digest_tells_where_documents_end():
-    digests = {
-        split_corpus(corpus_of(t), val_fraction=0.1, seed=0).sha256 for t in (["ab"], ["a", "b"], ["b", "a"])
-    }
+    digests = {split_corpus(corpus_of(t), val_fraction=0.1, seed=0).sha256 for t in (["ab"], ["a", "b"], ["b", "a"])}
     assert len(digests) == 3

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TypeVar
 from gpt_pretrain.errors import BAD_DATA, FAILURE, RESOURCE, USAGE, PretrainError
 from gpt_pretrain.progress import say
 from gpt_pretrain.signals import Interrupted
+from gpt_pretrain.text_out import command_line
 
 Config = TypeVar("Config")
 
@@ -71,9 +71,7 @@ def _train(arguments: list[str]) -> int:
         ]
     )
     config = _parsed(
-        lambda: tyro.cli(
-            PretrainConfig, args=arguments, default=defaults, prog="gpt-pretrain", description=description
-        )
+        lambda: tyro.cli(PretrainConfig, args=arguments, default=defaults, prog="gpt-pretrain", description=description)
     )
     from gpt_pretrain.run import train_command
 
@@ -85,9 +83,7 @@ def _prepare(arguments: list[str]) -> int:
 
     from gpt_pretrain.prepare_command import PrepareConfig, prepare_command
 
-    return prepare_command(
-        _parsed(lambda: tyro.cli(PrepareConfig, args=arguments, prog="gpt-pretrain prepare"))
-    )
+    return prepare_command(_parsed(lambda: tyro.cli(PrepareConfig, args=arguments, prog="gpt-pretrain prepare")))
 
 
 def _sample(arguments: list[str]) -> int:
@@ -120,7 +116,7 @@ def _recipe(arguments: list[str]) -> str:
 def _typed(arguments: list[str]) -> str:
     """Return the command line as the person typed it, without --resume."""
     program = "uv run gpt-pretrain" if "UV_RUN_RECURSION_DEPTH" in os.environ else "gpt-pretrain"
-    return " ".join([program, *(shlex.quote(argument) for argument in arguments if argument != "--resume")])
+    return command_line(program, *(argument for argument in arguments if argument != "--resume"))
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -142,7 +138,12 @@ def _exit_code(error: Exception) -> int | None:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({error}); nothing saved before is lost: make room and go on with --resume"
+        return f"the disk is full: {error.strerror}; nothing saved before is lost: go on with --resume"
+    if isinstance(error, FloatingPointError):  # the same settings would lead there again
+        return (
+            f"{str(error).partition(';')[0]}; the last checkpoint is kept: train again with a lower --lr "
+            f"or more --warmup-steps, in another folder by --out"
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}"
     if _exit_code(error) == RESOURCE and not isinstance(error, PretrainError):

@@ -133,9 +133,7 @@ def config_from_settings(settings: Mapping[str, Any], *, recipe: str) -> Pretrai
     nested: dict[str, Any] = {}
     rest = dict(settings)
     for name, kind in NESTED.items():
-        nested[name] = kind(
-            **{field.name: rest.pop(field.name) for field in fields(kind) if field.name in rest}
-        )
+        nested[name] = kind(**{field.name: rest.pop(field.name) for field in fields(kind) if field.name in rest})
     return PretrainConfig(recipe=recipe, **nested, **rest)
 
 

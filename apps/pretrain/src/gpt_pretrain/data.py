@@ -56,13 +56,9 @@ def find_source(config: PretrainConfig, *, run: Path, run_data: Path, say: Calla
     say(f"reading {corpus.source}")
     split = split_corpus(corpus, val_fraction=config.data.val_fraction, seed=config.data.split_seed)
     if sum(split.lengths) == 0:
-        raise PretrainError(
-            f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA
-        )
+        raise PretrainError(f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA)
     identity = {"data_sha256": split.sha256}
-    if (
-        config.data.tokenizer != "bpe"
-    ):  # a vocabulary learned from the same text by the same settings is the same
+    if config.data.tokenizer != "bpe":  # a vocabulary learned from the same text by the same settings is the same
         identity["tokenizer_sha256"] = ready_tokenizer(config.data.tokenizer).sha256
     return Source(folder=run_data, split=split, identity=identity)
 
@@ -87,9 +83,8 @@ def open_data(source: Source, config: PretrainConfig, *, say: Callable[[str], No
     )
     for shards in (train, val):
         shards.verify()
-    return TrainingData(
-        prepared=prepared, tokenizer=tokenizer, tokenizer_file=tokenizer_file, train=train, val=val
-    )
+    train.n_windows(config.model.context_length)  # a DataError if there are too few tokens for one
+    return TrainingData(prepared=prepared, tokenizer=tokenizer, tokenizer_file=tokenizer_file, train=train, val=val)
 
 
 def _prepared(source: Source, config: PretrainConfig, *, say: Callable[[str], None]) -> Prepared:

@@ -79,18 +79,28 @@ def prepare(
     ``least_tokens``: what the training text must come to. What an earlier, interrupted call left is replaced;
     on any fault nothing of this one stays. Raises PretrainError.
     """
+    if split.n_characters(held_out=True) == 0:
+        raise PretrainError(
+            f"no document is short enough for val_fraction {config.val_fraction} of the characters; "
+            f"raise --val-fraction, or give more documents",
+            exit_code=BAD_DATA,
+        )
     clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        tokenizer = _tokenizer(
-            split, config=config, vocab_size=vocab_size, least_tokens=least_tokens, say=say
-        )
+        tokenizer = _tokenizer(split, config=config, vocab_size=vocab_size, least_tokens=least_tokens, say=say)
         tokenizer.save(folder / "tokenizer.json")
         sides = {
             name: _write_side(split, folder / name, tokenizer, held_out=name == "val", say=say)
             for name in ("train", "val")
         }
         _check_length(sides["train"].tokens, least_tokens)
+        if sides["val"].tokens < 2:
+            raise PretrainError(
+                "the text is too short: 1 token for validation, but at least 2 are needed; "
+                "give more text or a larger --val-fraction",
+                exit_code=BAD_DATA,
+            )
         prepared = Prepared(
             source=split.corpus.source,
             sha256=split.sha256,
@@ -233,9 +243,7 @@ def _ids(texts: Iterator[tuple[int, str]], tokenizer: BPETokenizer) -> Iterator[
 
     def encoded() -> Iterator[list[int]]:
         nonlocal last
-        for (document, _), ids in zip(
-            batch, tokenizer.encode_batch([text for _, text in batch]), strict=True
-        ):
+        for (document, _), ids in zip(batch, tokenizer.encode_batch([text for _, text in batch]), strict=True):
             if last is not None and document != last:
                 yield [tokenizer.eot_token]
             last = document

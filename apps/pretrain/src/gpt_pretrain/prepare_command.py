@@ -32,9 +32,7 @@ def prepare_command(config: PrepareConfig) -> int:
         say(f"reading {corpus.source}")
         split = split_corpus(corpus, val_fraction=config.val_fraction, seed=config.split_seed)
         if sum(split.lengths) == 0:
-            raise PretrainError(
-                f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA
-            )
+            raise PretrainError(f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA)
         with locked(out):
             _refuse_what_is_there(out)  # another process may have written it meanwhile
             prepared = prepare(split, out, config=config, vocab_size=config.vocab_size, say=say)
@@ -50,11 +48,7 @@ def _refuse_what_is_there(out: Path) -> None:
     if not out.is_dir():
         raise PretrainError(f"{out} is a file, but shards need a folder; choose another by --out")
     if (out / SUMMARY).exists():
-        raise PretrainError(
-            f"{out} holds prepared text already; choose another folder by --out, or delete it"
-        )
+        raise PretrainError(f"{out} holds prepared text already; choose another folder by --out, or delete it")
     foreign = sorted({path.name for path in out.iterdir()} - {LOCK, OWNER, f"{SUMMARY}.tmp", *OURS})
     if foreign:
-        raise PretrainError(
-            f"{out} holds files of something else ({', '.join(foreign[:3])}); choose another by --out"
-        )
+        raise PretrainError(f"{out} holds files of something else ({', '.join(foreign[:3])}); choose another by --out")

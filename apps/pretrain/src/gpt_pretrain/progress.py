@@ -67,9 +67,7 @@ class Progress:
             TextColumn("left"),
             console=Console(stderr=True),
         )
-        task = bar.add_task(
-            "", total=self._max_steps, completed=self._first_step, loss=float("nan"), rate=0.0
-        )
+        task = bar.add_task("", total=self._max_steps, completed=self._first_step, loss=float("nan"), rate=0.0)
         return bar, task
 
     def __enter__(self) -> "Progress":

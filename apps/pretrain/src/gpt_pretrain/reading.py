@@ -75,9 +75,7 @@ def _json_text(raw: bytes, *, where: str, field: str) -> str:
     except UnicodeDecodeError as error:
         raise bad(f"byte {error.start} of the line is not UTF-8 ({error.reason})") from None
     except json.JSONDecodeError as error:
-        raise bad(
-            f"not valid JSON at column {error.colno} ({error.msg}); each line must be one object"
-        ) from None
+        raise bad(f"not valid JSON at column {error.colno} ({error.msg}); each line must be one object") from None
     except (RecursionError, ValueError) as error:  # nested too deep; a number with too many digits
         raise bad(f"JSON that cannot be read ({error})") from None
     if not isinstance(row, dict):

@@ -19,9 +19,7 @@ NOTES = ("about", "needs_data")
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with this app."""
     folder = resources.files("gpt_pretrain") / "recipes"
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 def load_recipe(name: str) -> tuple[PretrainConfig, dict[str, str]]:

@@ -76,9 +76,7 @@ def train_command(config: PretrainConfig, *, needs_data: str | None, command: st
     needed to go on saved.
     """
     if needs_data is not None and not config.data.data:
-        raise PretrainError(
-            f"the recipe {config.recipe} needs text: give --data with {needs_data}", exit_code=USAGE
-        )
+        raise PretrainError(f"the recipe {config.recipe} needs text: give --data with {needs_data}", exit_code=USAGE)
     folder = config.out or Path("runs") / Path(config.recipe).stem
     device = resolve_device(config.device)
     keep_freed_memory()
@@ -89,9 +87,7 @@ def train_command(config: PretrainConfig, *, needs_data: str | None, command: st
         with locked(folder):
             found = look_into(folder, settings, resume=config.resume)
             if found is Found.FINISHED:
-                say(
-                    f"{folder} holds this run, finished after {config.train.max_steps:,} steps: nothing to do"
-                )
+                say(f"{folder} holds this run, finished after {config.train.max_steps:,} steps: nothing to do")
                 return 0
             data = open_data(source, config, say=say)
             if found is Found.NOTHING:
@@ -103,9 +99,7 @@ def train_command(config: PretrainConfig, *, needs_data: str | None, command: st
     return 0
 
 
-def _open_run(
-    config: PretrainConfig, folder: Path, settings: dict[str, Any], data: TrainingData, device: str
-) -> Run:
+def _open_run(config: PretrainConfig, folder: Path, settings: dict[str, Any], data: TrainingData, device: str) -> Run:
     """Return the run at its newest intact checkpoint, or at its start if there is none."""
     validation = Validation(
         data,
@@ -153,9 +147,7 @@ def _steps(run: Run, log: MetricsLog, signals: StopSignals, *, command: str) -> 
     saved = state.step
     signals.wait_for_step = True
     with Progress(max_steps=config.train.max_steps, first_step=state.step) as progress:
-        for report in train(
-            run.model, batches, config=config.train, state=state, val_batches=run.validation.batches
-        ):
+        for report in train(run.model, batches, config=config.train, state=state, val_batches=run.validation.batches):
             log.write(report)
             progress.update(report)
             if report.val_loss is not None:

@@ -92,9 +92,7 @@ def read_record(run: Path) -> dict[str, Any]:
         problem = "is missing"
     except (ValueError, KeyError, TypeError) as error:
         problem = f"is damaged ({error!r})"
-    raise PretrainError(
-        f"{run / RECORD} {problem}, so {run} is no run to go on with; choose another by --out"
-    )
+    raise PretrainError(f"{run / RECORD} {problem}, so {run} is no run to go on with; choose another by --out")
 
 
 def write_record(run: Path, settings: Mapping[str, Any], *, recipe: str) -> None:

@@ -71,22 +71,16 @@ def sample_command(config: SampleConfig) -> int:
     from gpt_tokenizer import get_tokenizer
 
     try:
-        sampling = Sampling(
-            temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed
-        )
+        sampling = Sampling(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, seed=config.seed)
     except ValueError as error:
         raise PretrainError(str(error), exit_code=USAGE) from None
     if config.max_new_tokens < 1:
-        raise PretrainError(
-            f"max_new_tokens must be at least 1, got {config.max_new_tokens}", exit_code=USAGE
-        )
+        raise PretrainError(f"max_new_tokens must be at least 1, got {config.max_new_tokens}", exit_code=USAGE)
     if not config.run.exists():
         raise PretrainError(f"{config.run} does not exist; give the folder of a run, such as runs/quick")
     checkpoint = load_checkpoint(config.run, device=resolve_device(config.device))
     if checkpoint.tokenizer_file is None:
-        raise PretrainError(
-            f"{checkpoint.folder} holds no tokenizer.json, so its tokens cannot be read as text"
-        )
+        raise PretrainError(f"{checkpoint.folder} holds no tokenizer.json, so its tokens cannot be read as text")
     tokenizer = get_tokenizer(str(checkpoint.tokenizer_file))
     pieces = sample_text(
         checkpoint.model, tokenizer, config.prompt, max_new_tokens=config.max_new_tokens, sampling=sampling

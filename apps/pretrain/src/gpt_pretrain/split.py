@@ -59,9 +59,7 @@ def split_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
 
     def close_document() -> None:
         digests.append(int.from_bytes(one.digest()[:8], "big"))
-        whole.update(
-            b"\xff"
-        )  # no UTF-8 text holds this byte, so the borders of documents are part of the digest
+        whole.update(b"\xff")  # no UTF-8 text holds this byte, so the borders of documents are part of the digest
 
     for document, text in corpus.pieces():
         while last < document:  # an empty file has no piece, yet it is a document
@@ -80,9 +78,7 @@ def split_corpus(corpus: Corpus, *, val_fraction: float, seed: int) -> Split:
     return Split(corpus=corpus, sha256=whole.hexdigest(), lengths=lengths, n_train=n_train)
 
 
-def _training_lengths(
-    lengths: "array[int]", digests: "array[int]", *, val_fraction: float, seed: int
-) -> "array[int]":
+def _training_lengths(lengths: "array[int]", digests: "array[int]", *, val_fraction: float, seed: int) -> "array[int]":
     if len(lengths) < MANY_DOCUMENTS:
         return array("q", (int(length * (1 - val_fraction)) for length in lengths))
     room = val_fraction * sum(lengths)
@@ -96,6 +92,4 @@ def _training_lengths(
         if copies[digest] <= room:
             held_out.add(digest)
             room -= copies[digest]
-    return array(
-        "q", (0 if digest in held_out else length for digest, length in zip(digests, lengths, strict=True))
-    )
+    return array("q", (0 if digest in held_out else length for digest, length in zip(digests, lengths, strict=True)))

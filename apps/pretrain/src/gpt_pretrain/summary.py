@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt_pretrain.progress import say
 from gpt_pretrain.run_folder import METRICS, PLOT, README, versions
-from gpt_pretrain.text_out import printable
-from gpt_train import read_metrics
+from gpt_pretrain.text_out import command_line, printable
+from gpt_train import plot_metrics, read_metrics
 
 if TYPE_CHECKING:
     from gpt_pretrain.run import Run
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 def finish(run: Run, *, command: str) -> None:
     """Write loss.png and README.md (last: it marks a finished run), and print the next command to type."""
     metrics = read_metrics(run.folder / METRICS)
-    plot_metrics(metrics, run.folder / PLOT, title=f"{run.config.recipe}: {run.data.prepared.source}")
+    plot_metrics(metrics, run.folder / PLOT)
     sample = run.sample() if run.config.sample_tokens else ""
     temporary = run.folder / f"{README}.tmp"
     temporary.write_text(readme(run, metrics, sample), encoding="utf-8", newline="\n")
@@ -35,29 +33,7 @@ def sample_command_line(command: str, run: Run) -> str:
     """Return the command that lets the run write, started the way ``command`` was."""
     program = command[: command.index("gpt-pretrain") + len("gpt-pretrain")]
     prompt = run.config.prompt.strip() or _opening(run)
-    return f"{program} sample {shlex.quote(str(run.folder))} {shlex.quote(prompt)}"
-
-
-def plot_metrics(metrics: list[dict[str, Any]], path: Path, *, title: str) -> None:
-    """Draw the training loss of each step and the validation loss over the tokens seen, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a second to import, and needed once
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.plot(
-        [m["tokens"] for m in metrics],
-        [m["train/loss"] for m in metrics],
-        lw=0.8,
-        label="training, each step",
-    )
-    scored = [m for m in metrics if m.get("val/loss") is not None]
-    axes.plot([m["tokens"] for m in scored], [m["val/loss"] for m in scored], "o-", label="validation")
-    axes.set(xlabel="tokens seen", ylabel="loss, nats a token", title=title)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=120, format="png")
+    return command_line(program, "sample", str(run.folder), prompt)
 
 
 def readme(run: Run, metrics: list[dict[str, Any]], sample: str) -> str:

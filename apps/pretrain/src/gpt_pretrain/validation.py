@@ -30,6 +30,5 @@ class Validation:
     def line(self, step: int, loss: float) -> str:
         """Return the line that tells a person of an evaluation."""
         return (
-            f"step {step:,}: validation loss {loss:.3f} nats a token, "
-            f"{self.per_character(loss):.3f} nats a character"
+            f"step {step:,}: validation loss {loss:.3f} nats a token, {self.per_character(loss):.3f} nats a character"
         )
