@@ -29,8 +29,9 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(text: Path, tmp_path: Path) -> Callable[..., int]:
+def run(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Return the command on that text, into tmp_path / "run", unless the flags say otherwise."""
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)  # set where the tests run under "uv run"
 
     def command(*flags: str) -> int:
         out = [] if "--out" in flags else ["--out", str(tmp_path / "run")]

@@ -92,6 +92,13 @@ def test_signal_saves_at_the_next_step_and_says_how_to_go_on(run, tmp_path, cont
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
+def test_the_command_to_go_on_with_is_the_one_that_was_typed_under_uv_too(run, after_step, monkeypatch, capsys):
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    after_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    assert run() == 130
+    assert "go on with: uv run gpt-pretrain --data" in capsys.readouterr().err
+
+
 def test_second_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
     run, tmp_path, contents, after_step, monkeypatch
 ):
