@@ -25,7 +25,7 @@ SETTINGS = [
     "--vocab-size", "512", "--context-length", "64", "--emb-dim", "32", "--n-heads", "2", "--n-layers", "2",
     "--drop-rate", "0.1", "--batch-size", "8", "--warmup-steps", "10", "--eval-every", "20",
     "--eval-tokens", "2048", "--save-every", "7", "--sample-tokens", "8", "--device", "cpu", "--resume",
-]  # fmt: skip
+]
 TIMES = ("tok_per_s",)
 """What a log line says about the clock: the only thing that may differ between two runs."""
 

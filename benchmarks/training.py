@@ -36,7 +36,7 @@ Step = Callable[[Any, Any], float]
 
 def ours(size: dict[str, int], precision: str) -> Step:
     """One step of gpt_train's loop."""
-    from gpt_core import GPTModel
+    from gpt_core import GPTModel, initialize_gpt2
     from gpt_pretrain.memory import keep_freed_memory
     from gpt_train import TrainConfig, train
 
@@ -44,6 +44,7 @@ def ours(size: dict[str, int], precision: str) -> Step:
     model = GPTModel({
         "vocab_size": size["vocabulary"], "context_length": size["context"], "emb_dim": size["width"],
         "n_heads": size["heads"], "n_layers": size["layers"], "qkv_bias": True, "tie_weights": True})
+    initialize_gpt2(model, seed=0)  # as transformers draws its weights
     queue: list[Any] = []
     reports = train(model, iter(queue.pop, None), config=TrainConfig(max_steps=10**6, lr=1e-4, precision=precision))
 
