@@ -13,7 +13,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ("uv.lock", "pyproject.toml", "conftest.py", ".ci/")
+SHARED = ("uv.lock", "pyproject.toml", "conftest.py", ".ci/", ".github/workflows/_package.yml")
 """Paths that decide how every member is tested."""
 
 

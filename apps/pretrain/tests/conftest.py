@@ -14,7 +14,7 @@ TINY = [
     "--vocab-size", "300", "--context-length", "16", "--emb-dim", "16", "--n-heads", "2", "--n-layers", "1",
     "--drop-rate", "0.1", "--batch-size", "4", "--max-steps", "6", "--warmup-steps", "1", "--eval-every", "3",
     "--save-every", "2", "--sample-tokens", "4", "--device", "cpu",
-]  # fmt: skip
+]
 """Flags of a run of 6 steps, saved after 2, 4 and 6, evaluated after 3 and 6."""
 
 

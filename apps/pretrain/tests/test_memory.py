@@ -2,6 +2,8 @@ import platform
 import subprocess
 import sys
 
+import pytest
+
 from gpt_pretrain.memory import keep_freed_memory
 
 
@@ -11,7 +13,7 @@ def test_only_glibc_can_be_told_and_it_agrees():
 
 def test_freed_memory_stays_in_the_process():
     if platform.libc_ver()[0] != "glibc":
-        return
+        pytest.skip("only glibc can be told")
     code = """
 import ctypes, resource
 from gpt_pretrain.memory import keep_freed_memory

@@ -34,6 +34,12 @@ def test_verdict_is_the_books_setting():
     )
 
 
+@pytest.mark.parametrize("name", ["gpt2-124m", "verdict"])
+def test_a_recipe_with_gpt2s_tokenizer_has_gpt2s_vocabulary(name):
+    config, _ = load_recipe(name)
+    assert (config.data.tokenizer, config.model.vocab_size) == ("gpt2", GPT_CONFIG_124M["vocab_size"])
+
+
 def test_gpt2_124m_takes_half_a_million_tokens_a_step():
     config, _ = load_recipe("gpt2-124m")
     assert config.batch_size * config.train.accumulate * config.model.context_length == 491_520

@@ -33,6 +33,18 @@ def test_context_and_gradients_equal_torchs(T: int, S: int, causal: bool, explic
         torch.testing.assert_close(mine, expected)
 
 
+@pytest.mark.parametrize("explicit", [True, False])
+def test_values_may_be_wider_than_keys(explicit: bool) -> None:
+    queries, keys, _ = qkv(7, 7)
+    values = torch.randn(2, 3, 7, 20, dtype=torch.float64, requires_grad=True)
+    tensors = (queries, keys, values)
+    ours, theirs = attend(*tensors, explicit=explicit), torchs(*tensors, causal=True)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(out.sum(), tensors) for out in (ours, theirs)]
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
 def test_bfloat16_in_blocks_is_as_near_to_float64_as_torchs_kernel() -> None:
     exact = qkv(200, 200)
     rounded = [t.detach().bfloat16().requires_grad_() for t in exact]

@@ -60,7 +60,7 @@ def test_state_dicts_have_the_books_names_without_the_mask() -> None:
     lambda: CausalAttention(8, 8, 6, 0.0),
     lambda: MultiHeadAttention(8, 8, 6, 0.0, 2),
     lambda: MultiHeadAttentionWrapper(8, 4, 6, 0.0, 2),
-])  # fmt: skip
+])
 def test_a_state_dict_with_the_books_masks_loads(make) -> None:  # type: ignore[no-untyped-def]
     source, target = make(), make()
     saved = dict(source.state_dict())
@@ -148,7 +148,7 @@ def test_too_long_a_sequence_and_a_width_that_heads_do_not_divide_are_refused() 
 @pytest.mark.parametrize("make", [
     lambda: MultiHeadAttention(16, 16, 50, 0.0, 2),
     lambda: PyTorchMultiHeadAttention(16, 16, 2),
-])  # fmt: skip
+])
 @pytest.mark.parametrize("chunks", [[50], [1] * 50, [20, 1, 29]], ids=["whole", "one by one", "mixed"])
 def test_with_a_cache_the_same_comes_out(make, chunks: list[int]) -> None:  # type: ignore[no-untyped-def]
     attention, x, cache = make().eval(), torch.randn(2, 50, 16), KVCache(1)

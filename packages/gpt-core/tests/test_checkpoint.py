@@ -65,7 +65,7 @@ def test_loading_undoes_saving(tmp_path: Path) -> None:
     folder = save_checkpoint(
         tmp_path / "new" / "deep" / "model", model,
         tokenizer=FakeTokenizer(), provenance=PROVENANCE, extra=write_trainer,
-    )  # fmt: skip
+    )
     loaded = load_checkpoint(folder)
     assert loaded.folder == folder == tmp_path / "new" / "deep" / "model"
     assert loaded.config == loaded.model.config == CONFIG

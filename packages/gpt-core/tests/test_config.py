@@ -17,7 +17,7 @@ def test_books_seven_key_dict_is_accepted() -> None:
     book = {
         "vocab_size": 50257, "context_length": 1024, "emb_dim": 768, "n_heads": 12, "n_layers": 12,
         "drop_rate": 0.1, "qkv_bias": False,
-    }  # fmt: skip
+    }
     assert book == GPT_CONFIG_124M
     assert GPTConfig.from_dict(book).to_dict() == {**book, "tie_weights": False}
 
@@ -32,7 +32,7 @@ def test_from_dict_undoes_to_dict(heads: int, width: int, rate: float, flag: boo
     config = GPTConfig(
         vocab_size=7, context_length=3, emb_dim=heads * width, n_heads=heads, n_layers=1,
         drop_rate=rate, qkv_bias=flag, tie_weights=not flag,
-    )  # fmt: skip
+    )
     assert GPTConfig.from_dict(config.to_dict()) == config
 
 
@@ -100,7 +100,7 @@ def test_every_name_of_a_gpt2_gives_openais_settings(
             vocab_size=50257, context_length=1024, emb_dim=width, n_heads=heads, n_layers=layers,
             drop_rate=0.0, qkv_bias=True, tie_weights=True,
         )
-    }  # fmt: skip
+    }
     # The name is the count: 12 D^2 + 13 D a block (weights, biases, two norms), embeddings, the last norm.
     parameters = layers * (12 * width**2 + 13 * width) + (50257 + 1024) * width + 2 * width
     assert round(parameters / 1e6) == millions

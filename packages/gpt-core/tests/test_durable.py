@@ -59,7 +59,7 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Broken:
         [sys.executable, str(script), str(root), *RUNS],
         capture_output=True, encoding="utf-8", timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     folders = {}
     for name in RUNS:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -69,7 +69,6 @@ PROMPTS = st.lists(st.integers(0, V - 1), min_size=1, max_size=CONTEXT + 4)
 @pytest.mark.parametrize("kind", [GPTModel, GPTModelFast])
 @pytest.mark.parametrize("use_cache", [True, False])
 @given(prompt=PROMPTS, n=st.integers(1, 2 * CONTEXT))
-@settings(deadline=None, derandomize=True, max_examples=15)
 def test_greedy_tokens_equal_the_plain_loop_within_and_beyond_the_context(
     kind: Callable[..., GPTModel], use_cache: bool, prompt: list[int], n: int
 ) -> None:
@@ -81,7 +80,6 @@ def test_greedy_tokens_equal_the_plain_loop_within_and_beyond_the_context(
 @given(
     prompt=PROMPTS, seed=st.integers(0, 2**63 - 1), top_k=st.integers(1, 50), temperature=st.floats(0.3, 3)
 )
-@settings(deadline=None, derandomize=True, max_examples=25)
 def test_a_seed_gives_the_same_tokens_with_and_without_cache(
     prompt: list[int], seed: int, top_k: int, temperature: float
 ) -> None:
@@ -262,7 +260,6 @@ def test_generate_stops_before_the_end_token() -> None:
 
 
 @given(eos=st.integers(0, V - 1), n=st.integers(0, 15))
-@settings(deadline=None, derandomize=True, max_examples=25)
 def test_generate_of_a_batch_is_each_row_alone_filled_up_with_the_end_token(eos: int, n: int) -> None:
     prompts = torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]])
     ids = generate(MODEL, prompts, n, CONTEXT, eos_id=eos)

@@ -30,7 +30,7 @@ def test_seed_123_gives_the_books_ten_tokens(form: str, cached: bool) -> None:
 def test_state_dict_has_the_books_names_in_the_books_order() -> None:
     block = ["att.W_query.weight", "att.W_key.weight", "att.W_value.weight", "att.out_proj.weight", "att.out_proj.bias",
              "ff.layers.0.weight", "ff.layers.0.bias", "ff.layers.2.weight", "ff.layers.2.bias",
-             "norm1.scale", "norm1.shift", "norm2.scale", "norm2.shift"]  # fmt: skip
+             "norm1.scale", "norm1.shift", "norm2.scale", "norm2.shift"]
     expected = ["tok_emb.weight", "pos_emb.weight"]
     expected += [f"trf_blocks.{n}.{name}" for n in range(3) for name in block]
     expected += ["final_norm.scale", "final_norm.shift", "out_head.weight"]

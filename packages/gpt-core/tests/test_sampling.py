@@ -123,7 +123,7 @@ def test_the_greatest_temperature_draws_a_kept_token_without_nan(logits: torch.T
 @given(
     logits=LOGITS, top_p=st.floats(0.01, 1), min_p=st.floats(0, 1), top_k=st.integers(1, 25),
     seed=st.integers(0, 99),
-)  # fmt: skip
+)
 @settings(deadline=None)
 def test_a_drawn_token_passes_every_filter(
     logits: torch.Tensor, top_p: float, min_p: float, top_k: int, seed: int

@@ -1,5 +1,6 @@
 """Real data beside the checkout, where it is there, and one small trained tokenizer."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,10 @@ def data() -> Path:
 
 
 @pytest.fixture
-def tiktoken_cache(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(data / "tiktoken-cache"))
+def tiktoken_cache() -> None:
+    """Skip where GPT-2's vocabulary is not in a cache of tiktoken's; the workspace's conftest names one."""
+    if not os.environ.get("TIKTOKEN_CACHE_DIR"):
+        pytest.skip("TIKTOKEN_CACHE_DIR is not set, and tests do not use the network")
 
 
 @pytest.fixture(scope="session")

@@ -57,14 +57,16 @@ def test_ids_of_every_line_of_the_real_data_are_tiktokens(
     assert openai.encode_batch(lines) == expected
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=max(1_000, settings.default.max_examples),  # 10 strings each
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(texts=st.lists(HARD, min_size=10, max_size=10))
 def test_ids_of_hard_strings_are_tiktokens(
-        ours: GPT2Tokenizer, openai: BPETokenizer, reference: tiktoken.Encoding, texts: list[str]) -> None:
+        ours: GPT2Tokenizer, reference: tiktoken.Encoding, texts: list[str]) -> None:
     for text in texts:
         expected = reference.encode_ordinary(text)
         assert ours.encode(text) == expected
-        assert openai.encode(text) == expected
         assert ours.encode(text, allowed_special="all") == reference.encode(text, allowed_special="all")
         assert ours.decode(expected) == text
 

@@ -19,7 +19,7 @@ from gpt_train import (
 CONFIG = {
     "vocab_size": 128, "context_length": 8, "emb_dim": 16, "n_heads": 2, "n_layers": 2, "drop_rate": 0.1,
     "qkv_bias": False,
-}  # fmt: skip
+}
 TEXT = "Every effort moves you a little further along the way, one step after the other.\n" * 3
 
 

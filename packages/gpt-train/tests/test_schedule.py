@@ -86,7 +86,7 @@ def test_a_negative_step_is_refused():
         {"min_lr": 0.5}, {"initial_lr": -1.0}, {"weight_decay": math.nan}, {"beta1": 1.0}, {"beta2": 1.0},
         {"eps": 0}, {"grad_clip": -1.0}, {"schedule": "linear"}, {"precision": "float16"}, {"compile": 1},
     ],
-)  # fmt: skip
+)
 def test_a_setting_that_breaks_its_rule_is_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         TrainConfig(**({"max_steps": 10} | wrong))

@@ -19,8 +19,9 @@ Config = TypeVar("Config")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (None: this process's) and return its exit code.
 
-    0 done; 1 failure; 2 usage; 3 bad input data; 5 no room on disk or in memory; 130 and 143 after Ctrl-C and
-    SIGTERM. Results go to stdout, progress and the one sentence of an error to stderr.
+    0 done; 1 failure; 2 usage; 3 bad input data; 4 network; 5 no room on disk or in memory; 130 and 143 after Ctrl-C
+    and SIGTERM; 141 where nobody reads stdout any more. Results go to stdout, progress and the one sentence of an
+    error to stderr.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], int]] = {"prepare": _prepare, "sample": _sample}

@@ -49,7 +49,8 @@ def attend(
     # torch has no CPU kernel with dropout: its fallback is no faster, and draws other numbers than the book's.
     if explicit or (dropout_p > 0 and on_cpu):
         return _attend_explicitly(queries, keys, values, causal=causal, dropout_p=dropout_p)
-    if causal and on_cpu and _needs_gradient(queries, keys, values) and n_queries == n_keys <= MAX_TOKENS:
+    in_blocks = causal and on_cpu and n_queries == n_keys <= MAX_TOKENS and queries.shape[-1] == values.shape[-1]
+    if in_blocks and _needs_gradient(queries, keys, values):
         return CausalBlocks.apply(queries, keys, values)
     if not causal or n_queries == 1:
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout_p)

@@ -2,9 +2,8 @@
 
 Written as ``trainer/`` of a checkpoint directory, safetensors and JSON only:
 
-    trainer/state.json          format, step, tokens_seen, config, the trainable parameters' shapes,
-    circumstances trainer/state.safetensors   <moment>/<parameter name> for each moment of AdamW,
-    rng/<device type>
+    trainer/state.json          format, step, tokens_seen, config, the trainable parameters' shapes, circumstances
+    trainer/state.safetensors   <moment>/<parameter name> for each moment of AdamW, rng/<device type>
 """
 
 import json
