@@ -1,8 +1,10 @@
+import errno
 import json
 import shutil
 
 import pytest
 
+from gpt_pretrain import data_folder
 from gpt_pretrain import prepare as prepare_module
 from gpt_pretrain.cli import main
 from gpt_tokenizer import get_tokenizer
@@ -78,20 +80,77 @@ def test_folder_of_something_else_is_left_alone(text, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.tex"]
 
 
-def test_interrupted_preparation_leaves_nothing_that_looks_whole(text, tmp_path, monkeypatch):
-    def killed(*args, **kwargs):
-        raise SystemExit(9)  # nothing is cleaned up after a real kill
+@pytest.mark.parametrize("name", ["train/a.txt", "val/b.txt", "tokenizer.json", "train/shard-00000.bin"])
+def test_what_has_only_the_names_of_prepared_text_is_refused_and_left_alone(text, tmp_path, capsys, contents, name):
+    mine = tmp_path / "mine"
+    (mine / name).parent.mkdir(parents=True)
+    (mine / name).write_text("years of work", encoding="utf-8")
+    before = contents(mine)
+    assert main(["prepare", "--data", str(text), "--out", str(mine), "--vocab-size", "300"]) == 1
+    assert f"holds files of something else ({name.partition('/')[0]}" in capsys.readouterr().err
+    assert contents(mine) == before
 
-    out = tmp_path / "shards"
+
+def test_folder_of_the_tokenizer_is_no_folder_for_shards(text, tokenizer_file, tmp_path):
+    folder = tmp_path / "tok"
+    folder.mkdir()
+    before = tokenizer_file.read_bytes()
+    file = tokenizer_file.rename(folder / "tokenizer.json")
+    assert main(["prepare", "--data", str(text), "--out", str(folder), "--tokenizer", str(file)]) == 1
+    assert file.read_bytes() == before
+
+
+def test_lock_file_with_something_in_it_is_not_ours(text, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".lock").write_text("4711", encoding="utf-8")
+    assert main(["prepare", "--data", str(text), "--out", str(tmp_path / "mine"), "--vocab-size", "300"]) == 1
+    assert "something else (.lock)" in capsys.readouterr().err
+    assert (tmp_path / "mine" / ".lock").read_text(encoding="utf-8") == "4711"
+
+
+def kill_while_preparing(command, monkeypatch):
+    """Let ``command`` die before its summary is written, with nothing cleaned up, as after a real kill."""
+
+    def killed(*args, **kwargs):
+        raise SystemExit(9)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare_module, "write_json", killed)
+        patched.setattr(prepare_module, "clear", lambda folder: None)
+        assert main(command) == 9
+
+
+def test_interrupted_preparation_leaves_nothing_that_looks_whole(text, shards, tmp_path, monkeypatch, contents):
+    out = tmp_path / "again"
     command = ["prepare", "--data", str(text), "--out", str(out), "--vocab-size", "300"]
-    monkeypatch.setattr(prepare_module, "write_json", killed)
-    monkeypatch.setattr(prepare_module, "clear", lambda folder: None)
-    assert main(command) == 9
+    kill_while_preparing(command, monkeypatch)
     assert (out / "val").exists()
     assert not (out / "prepare.json").exists()
-    monkeypatch.undo()
     assert main(["--data", str(out)]) == 3  # no text and no shards, as far as training can tell
     assert main(command) == 0
+    assert contents(out) == contents(shards)
+
+
+def test_what_a_person_put_beside_an_interrupted_preparation_is_left_alone(text, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "shards"
+    command = ["prepare", "--data", str(text), "--out", str(out), "--vocab-size", "300"]
+    kill_while_preparing(command, monkeypatch)
+    (out / "train" / "mine.txt").write_text("years of work", encoding="utf-8")
+    assert main(command) == 1
+    assert "something else (train/mine.txt)" in capsys.readouterr().err
+    assert (out / "train" / "mine.txt").read_text(encoding="utf-8") == "years of work"
+
+
+def test_summary_that_cannot_be_written_leaves_nothing(text, tmp_path, monkeypatch):
+    def full(values, file, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    out = tmp_path / "shards"
+    monkeypatch.setattr(data_folder.json, "dump", full)
+    assert main(["prepare", "--data", str(text), "--out", str(out), "--vocab-size", "300"]) == 5
+    monkeypatch.undo()
+    assert not (out / "train").exists()
+    assert [path.name for path in out.glob("*")] in ([], [".lock"])
 
 
 def test_shards_of_another_tokenizer_are_refused(run, shards, text, tmp_path, capsys):

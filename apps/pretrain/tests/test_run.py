@@ -5,7 +5,9 @@ import signal
 import pytest
 
 from gpt_core import list_checkpoints, load_checkpoint
+from gpt_pretrain import prepare
 from gpt_pretrain import run as run_module
+from gpt_pretrain.cli import main
 from gpt_pretrain.progress import Progress
 
 
@@ -164,6 +166,41 @@ def test_folder_of_something_else_is_refused_and_left_alone(run, tmp_path, capsy
     assert run() == 1
     assert "holds files of something else (thesis.tex)" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("name", ["data/train/a.txt", "data/tokenizer.json"])
+def test_data_folder_that_no_run_made_is_refused_and_left_alone(run, text, tmp_path, capsys, name):
+    mine = tmp_path / "run" / name
+    mine.parent.mkdir(parents=True)
+    text.rename(mine)
+    before = mine.read_bytes()
+    assert run("--data", str(mine)) == 1
+    assert "holds files of something else (data)" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["data"]
+
+
+def test_prepared_text_of_other_settings_in_a_runs_place_is_left_alone(run, text, tmp_path, contents, capsys):
+    mine = tmp_path / "run" / "data"
+    assert main(["prepare", "--data", str(text), "--out", str(mine), "--vocab-size", "280"]) == 0
+    before = contents(mine)
+    assert run() == 1
+    assert "holds prepared text already" in capsys.readouterr().err
+    assert contents(mine) == before
+
+
+def test_what_a_kill_while_preparing_left_is_prepared_anew(run, tmp_path, monkeypatch, contents):
+    assert run("--out", str(tmp_path / "whole")) == 0
+
+    def killed(*args, **kwargs):
+        raise SystemExit(9)  # nothing is cleaned up after a real kill
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepare, "write_json", killed)
+        patched.setattr(prepare, "clear", lambda folder: None)
+        assert run() == 9
+    assert run() == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_taken(run, tmp_path, contents, capsys):

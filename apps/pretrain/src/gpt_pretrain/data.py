@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt_pretrain.config import PretrainConfig
+from gpt_pretrain.data_folder import SUMMARY, TOKENIZER
 from gpt_pretrain.errors import BAD_DATA, USAGE, PretrainError
-from gpt_pretrain.prepare import SUMMARY, Prepared, open_corpus, prepare, read_prepared, ready_tokenizer
+from gpt_pretrain.prepare import Prepared, open_corpus, prepare, read_prepared, ready_tokenizer
 from gpt_pretrain.split import Split, split_corpus
 from gpt_tokenizer import BPETokenizer
 from gpt_train import ShardDataset
@@ -75,7 +76,7 @@ def open_data(source: Source, config: PretrainConfig, *, say: Callable[[str], No
             f"give --vocab-size {prepared.n_vocab}",
             exit_code=USAGE,
         )
-    tokenizer_file = source.folder / "tokenizer.json"
+    tokenizer_file = source.folder / TOKENIZER
     tokenizer = ready_tokenizer(str(tokenizer_file))
     train, val = (
         ShardDataset(source.folder / side, n_vocab=prepared.n_vocab, tokenizer_sha256=tokenizer.sha256)

@@ -45,6 +45,11 @@ def locked(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
+def is_lock_file(path: Path) -> bool:
+    """Return whether ``path`` is what a lock leaves; a ``.lock`` with something in it is another program's."""
+    return path.name == OWNER or (path.name == LOCK and path.stat().st_size == 0)
+
+
 def _owner(folder: Path) -> str:
     try:
         owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))

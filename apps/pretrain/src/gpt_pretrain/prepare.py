@@ -1,14 +1,10 @@
 """Turn a corpus into training data: a tokenizer, shards of token ids for both sides, and a summary.
 
-    FOLDER/tokenizer.json   train/*   val/*   prepare.json     (written last: without it nothing is whole)
-
 The corpus is read three times (measure and part, learn the vocabulary, encode), never held in memory. An
 end-of-text token stands between documents.
 """
 
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,14 +12,13 @@ from pathlib import Path
 
 from gpt_pretrain.config import DataConfig
 from gpt_pretrain.corpus import Corpus, embedded_corpus, file_corpus
+from gpt_pretrain.data_folder import SUMMARY, TOKENIZER, begin, clear, write_json
 from gpt_pretrain.errors import BAD_DATA, NETWORK, USAGE, PretrainError
 from gpt_pretrain.split import Split
 from gpt_tokenizer import BPETokenizer, get_tokenizer
 from gpt_train import write_shards
 
 FORMAT = "gpt-pretrain/data-1"
-SUMMARY = "prepare.json"
-OURS = ("tokenizer.json", "train", "val", SUMMARY)
 BATCH_CHARACTERS = 4 << 20
 """Characters encoded at a time: enough to keep the threads busy, little beside the model."""
 
@@ -76,8 +71,8 @@ def prepare(
     """Write the training data of ``split`` to ``folder`` and return its summary; the caller holds the lock.
 
     ``vocab_size``: of the vocabulary to be learned, or what a ready-made tokenizer must have.
-    ``least_tokens``: what the training text must come to. What an earlier, interrupted call left is replaced;
-    on any fault nothing of this one stays. Raises PretrainError.
+    ``least_tokens``: what the training text must come to. What an earlier, killed call left is replaced; on any
+    fault nothing of this one stays. Raises PretrainError, also where ``folder`` holds anything else.
     """
     if split.n_characters(held_out=True) == 0:
         raise PretrainError(
@@ -85,11 +80,10 @@ def prepare(
             f"raise --val-fraction, or give more documents",
             exit_code=BAD_DATA,
         )
-    clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    begin(folder)
     try:
         tokenizer = _tokenizer(split, config=config, vocab_size=vocab_size, least_tokens=least_tokens, say=say)
-        tokenizer.save(folder / "tokenizer.json")
+        tokenizer.save(folder / TOKENIZER)
         sides = {
             name: _write_side(split, folder / name, tokenizer, held_out=name == "val", say=say)
             for name in ("train", "val")
@@ -134,30 +128,6 @@ def read_prepared(folder: Path) -> Prepared:
         raise PretrainError(
             f"{folder / SUMMARY} is damaged ({error!r}); prepare the text again", exit_code=BAD_DATA
         ) from None
-
-
-def clear(folder: Path) -> None:
-    """Remove what ``prepare`` writes, and the folder itself if nothing else is in it."""
-    (folder / SUMMARY).unlink(missing_ok=True)  # first: from here on nothing looks whole
-    for name in OURS:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def write_json(path: Path, values: object) -> None:
-    """Write ``values`` as JSON: whole or not at all, on the disk when this returns."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        json.dump(values, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def ready_tokenizer(name: str) -> BPETokenizer:

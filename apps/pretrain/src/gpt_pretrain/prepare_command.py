@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt_pretrain.config import DataConfig
+from gpt_pretrain.data_folder import check_free
 from gpt_pretrain.errors import BAD_DATA, PretrainError
-from gpt_pretrain.lock import LOCK, OWNER, locked
-from gpt_pretrain.prepare import OURS, SUMMARY, open_corpus, prepare
+from gpt_pretrain.lock import locked
+from gpt_pretrain.prepare import open_corpus, prepare
 from gpt_pretrain.progress import say
 from gpt_pretrain.signals import StopSignals
 from gpt_pretrain.split import split_corpus
@@ -26,7 +27,7 @@ class PrepareConfig(DataConfig):
 def prepare_command(config: PrepareConfig) -> int:
     """Write the shards, print their folder and return 0; PretrainError leaves nothing half done."""
     out = config.out
-    _refuse_what_is_there(out)  # before the lock, which would leave its file there
+    check_free(out)  # before the lock, which would leave its file there
     with StopSignals():
         corpus = open_corpus(config, leave_out=out)
         say(f"reading {corpus.source}")
@@ -34,21 +35,8 @@ def prepare_command(config: PrepareConfig) -> int:
         if sum(split.lengths) == 0:
             raise PretrainError(f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA)
         with locked(out):
-            _refuse_what_is_there(out)  # another process may have written it meanwhile
             prepared = prepare(split, out, config=config, vocab_size=config.vocab_size, say=say)
     for name, side in (("training", prepared.train), ("validation", prepared.val)):
         say(f"{name}: {side.documents:,} documents, {side.characters:,} characters, {side.tokens:,} tokens")
     print(out)
     return 0
-
-
-def _refuse_what_is_there(out: Path) -> None:
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise PretrainError(f"{out} is a file, but shards need a folder; choose another by --out")
-    if (out / SUMMARY).exists():
-        raise PretrainError(f"{out} holds prepared text already; choose another folder by --out, or delete it")
-    foreign = sorted({path.name for path in out.iterdir()} - {LOCK, OWNER, f"{SUMMARY}.tmp", *OURS})
-    if foreign:
-        raise PretrainError(f"{out} holds files of something else ({', '.join(foreign[:3])}); choose another by --out")

@@ -11,15 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpt_pretrain.data_folder import SUMMARY, UNFINISHED, foreign, write_json
 from gpt_pretrain.errors import PretrainError
-from gpt_pretrain.lock import LOCK, OWNER
-from gpt_pretrain.prepare import write_json
+from gpt_pretrain.lock import is_lock_file
 
 FORMAT = "gpt-pretrain/run-1"
 RECORD, DATA, METRICS, PLOT, README = "run.json", "data", "metrics.jsonl", "loss.png", "README.md"
-
-_BEFORE_THE_RECORD = (LOCK, OWNER, DATA, RECORD + ".tmp")
-"""What a run that was killed before it wrote its record may have left."""
 
 
 class Found(Enum):
@@ -61,10 +58,10 @@ def look_into(run: Path, settings: Mapping[str, Any], *, resume: bool) -> Found:
     if not run.is_dir():
         raise PretrainError(f"{run} is a file, but a run needs a folder; choose another by --out")
     if not (run / RECORD).exists():
-        foreign = sorted(path.name for path in run.iterdir() if path.name not in _BEFORE_THE_RECORD)
-        if foreign:
+        others = sorted(path.name for path in run.iterdir() if not _is_left_by_a_run(path))
+        if others:
             raise PretrainError(
-                f"{run} holds files of something else ({', '.join(foreign[:3])}), not of a run; "
+                f"{run} holds files of something else ({', '.join(others[:3])}), not of a run; "
                 f"choose another folder by --out"
             )
         return Found.NOTHING
@@ -99,6 +96,13 @@ def write_record(run: Path, settings: Mapping[str, Any], *, recipe: str) -> None
     """Write run.json, which from now on says which run the folder is."""
     record = {"format": FORMAT, "recipe": recipe, "settings": dict(settings), "versions": versions()}
     write_json(run / RECORD, record)
+
+
+def _is_left_by_a_run(path: Path) -> bool:
+    """Return whether a run that was killed before it wrote its record may have left ``path``."""
+    if path.name == DATA and path.is_dir():
+        return (path / SUMMARY).is_file() or not foreign(path)  # prepared text is read, never changed
+    return path.name == RECORD + UNFINISHED or is_lock_file(path)
 
 
 def _differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
