@@ -44,6 +44,39 @@ def test_the_books_interface() -> None:
     assert cache.length == 0
 
 
+def test_truncating_forgets_the_last_tokens_of_each_layer_and_changes_nothing_handed_out() -> None:
+    cache, tokens = KVCache(2, max_length=8), torch.randn(1, 2, 6, 3)
+    whole, _ = cache.append(0, tokens, tokens)
+    cache.append(1, tokens[:, :, :4], tokens[:, :, :4])
+    cache.truncate(4)
+    assert [cache.length_of(layer) for layer in (0, 1)] == [4, 4]
+    keys, _ = cache.append(0, -tokens[:, :, :2], tokens[:, :, :2])
+    assert torch.equal(keys, torch.cat([tokens[:, :, :4], -tokens[:, :, :2]], dim=2))
+    assert torch.equal(whole, tokens)
+    cache.truncate(0)
+    assert cache.get_all() == [None, None]
+    cache.append(0, tokens.new_zeros(5, 1, 1, 7), tokens.new_zeros(5, 1, 1, 7))  # nothing is held that it must fit
+    with pytest.raises(ValueError, match="length must be at least 0, got -1"):
+        cache.truncate(-1)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 4), (2, 1, 1, 4), (2, 3, 1, 1)], ids=["batch", "heads", "width"])
+def test_another_batch_head_count_or_width_is_refused_and_nothing_added(shape: tuple[int, ...]) -> None:
+    cache, tokens, others = KVCache(1), torch.ones(2, 3, 5, 4), torch.ones(shape)
+    cache.append(0, tokens, tokens)
+    for keys, values in ((others, tokens), (tokens, others)):
+        with pytest.raises(ValueError, match=r"holds \(batch, heads, width\) \(2, 3, 4\), but got \(\d, "):
+            cache.append(0, keys, values)
+    assert cache.length == 5
+
+
+def test_the_first_tokens_dtype_stays_when_the_buffers_grow() -> None:
+    cache, tokens = KVCache(1), torch.zeros(1, 1, 100, 2)
+    for _ in range(2):
+        keys, _ = cache.append(0, tokens.double() if cache.length == 0 else tokens, tokens)
+    assert keys.dtype == torch.float64
+
+
 @pytest.mark.parametrize("arguments", [{"n_layers": 0}, {"n_layers": 1, "max_length": 0}])
 def test_sizes_below_one_are_refused(arguments: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, got 0"):

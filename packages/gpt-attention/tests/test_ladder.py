@@ -136,6 +136,15 @@ def test_a_replaced_or_hooked_projection_is_called() -> None:
     torch.testing.assert_close(attention(x) - bias, 2 * (plain - bias))
 
 
+def test_a_sequence_too_long_for_the_cache_is_refused_and_not_added() -> None:
+    attention, x, cache = MultiHeadAttention(8, 8, 6, 0.0, 2), torch.randn(1, 6, 8), KVCache(2)
+    with torch.no_grad():
+        attention(x[:, :5], cache=cache, layer=1)
+        with pytest.raises(RuntimeError, match="7 tokens, but this attention was built for 6"):
+            attention(x[:, :2], cache=cache, layer=1)
+        torch.testing.assert_close(attention(x[:, 5:], cache=cache, layer=1), attention(x)[:, 5:])
+
+
 def test_too_long_a_sequence_and_a_width_that_heads_do_not_divide_are_refused() -> None:
     with pytest.raises(RuntimeError, match="7 tokens, but this attention was built for 6"):
         MultiHeadAttention(8, 8, 6, 0.0, 2)(torch.randn(1, 7, 8))

@@ -72,6 +72,23 @@ def test_the_models_own_cache_continues_until_it_is_reset() -> None:
         torch.testing.assert_close(model(ids, use_cache=True), model(ids))
 
 
+@pytest.mark.parametrize("n_cached", [0, 5])
+def test_a_pass_that_stopped_half_way_leaves_no_trace_in_the_cache(n_cached: int) -> None:
+    model, ids = GPTModel(TINY).eval(), torch.randint(61, (1, 9))
+    with torch.no_grad():
+        if n_cached:
+            model(ids[:, :n_cached], use_cache=True)
+
+        def stop(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        handle = model.trf_blocks[1].register_forward_pre_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            model(ids[:, n_cached:].expand(2 if n_cached == 0 else 1, -1), use_cache=True)
+        handle.remove()
+        torch.testing.assert_close(model(ids[:, n_cached:], use_cache=True), model(ids)[:, n_cached:])
+
+
 def test_what_does_not_fit_is_refused_with_the_rule() -> None:
     model = GPTModel(TINY)
     with pytest.raises(ValueError, match=r"shape \(batch, tokens\), got \(5,\)"):

@@ -56,11 +56,11 @@ class MultiHeadAttention(nn.Module):
         cached and new tokens exceed ``context_length``.
         """
         B, T, _ = x.shape
+        check_length(T if cache is None else cache.length_of(layer) + T, self.context_length)
         qkv = [y.view(B, T, self.num_heads, self.head_dim).transpose(1, 2) for y in self._project(x)]
         queries, keys, values = qkv                                     # each (B, H, T, K)
         if cache is not None:
             keys, values = cache.append(layer, keys, values)            # (B, H, S, K)
-        check_length(keys.shape[2], self.context_length)
         dropout_p = self.dropout.p if self.training else 0.0
         context = attend(queries, keys, values, dropout_p=dropout_p, explicit=self.explicit)
         return self.out_proj(context.transpose(1, 2).reshape(B, T, self.d_out))

@@ -75,6 +75,8 @@ class GPTModel(nn.Module):
             )
         positions = torch.arange(start, end, device=in_idx.device)
         x = self.drop_emb(self._embed(in_idx) + self.pos_emb(positions))        # (B, T, D)
+        if cache is not None:
+            cache.truncate(start)  # a pass that stopped half-way has left its tokens in the first layers
         for layer, block in enumerate(self.trf_blocks):
             x = block(x, cache=cache, layer=layer)
         return self.final_norm(x)
