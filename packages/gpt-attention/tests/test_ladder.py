@@ -136,6 +136,24 @@ def test_a_replaced_or_hooked_projection_is_called() -> None:
     torch.testing.assert_close(attention(x) - bias, 2 * (plain - bias))
 
 
+def test_backward_hooks_of_a_projection_are_called() -> None:
+    attention, calls = MultiHeadAttention(16, 16, 80, 0.0, 2), []
+    attention.W_query.register_full_backward_hook(lambda *_: calls.append("query"))
+    attention.W_key.register_full_backward_pre_hook(lambda *_: calls.append("key"))
+    attention(torch.randn(1, 80, 16, requires_grad=True)).sum().backward()
+    assert sorted(calls) == ["key", "query"]
+
+
+@pytest.mark.parametrize("with_bias", ["W_query", "W_value"])  # the softmax does not see a bias of the keys
+def test_a_bias_that_only_one_projection_has_is_added(with_bias: str) -> None:
+    attention = MultiHeadAttention(16, 16, 80, 0.0, 2)
+    getattr(attention, with_bias).bias = nn.Parameter(torch.randn(16))
+    x = torch.randn(1, 80, 16)
+    fused = attention(x)
+    attention.explicit = True
+    torch.testing.assert_close(fused, attention(x))
+
+
 def test_a_sequence_too_long_for_the_cache_is_refused_and_not_added() -> None:
     attention, x, cache = MultiHeadAttention(8, 8, 6, 0.0, 2), torch.randn(1, 6, 8), KVCache(2)
     with torch.no_grad():

@@ -67,7 +67,7 @@ class MultiHeadAttention(nn.Module):
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         layers = (self.W_query, self.W_key, self.W_value)
-        if self.explicit or x.shape[0] * x.shape[1] < _MIN_ROWS_TO_FUSE or not all(map(_is_plain, layers)):
+        if self.explicit or x.shape[0] * x.shape[1] < _MIN_ROWS_TO_FUSE or not _are_fusible(layers):
             return tuple(layer(x) for layer in layers)                  # each (B, T, D)
         weight = torch.cat([layer.weight for layer in layers])          # (3 * D, D_in)
         bias = None if self.W_query.bias is None else torch.cat([layer.bias for layer in layers])
@@ -100,6 +100,14 @@ class PyTorchMultiHeadAttention(nn.Module):
         return self.proj(context.transpose(1, 2).reshape(B, T, self.d_out))
 
 
+def _are_fusible(layers: tuple[nn.Linear, ...]) -> bool:
+    """Whether one product can stand for the layers' calls: all are plain, and all of them have a bias or none."""
+    return all(map(_is_plain, layers)) and len({layer.bias is None for layer in layers}) == 1
+
+
 def _is_plain(layer: nn.Module) -> bool:
     """Whether calling the layer is nothing but its product: not replaced (by LoRA, say), not hooked."""
-    return type(layer) is Linear and not layer._forward_hooks and not layer._forward_pre_hooks
+    is_hooked = (
+        layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    )
+    return type(layer) is Linear and not is_hooked
