@@ -55,6 +55,46 @@ def test_bfloat16_in_blocks_is_as_near_to_float64_as_torchs_kernel() -> None:
     assert block_error < 1.5 * kernel_error
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_gradients_under_autocast_equal_torchs_kernel(dtype: torch.dtype) -> None:
+    tensors = qkv(70, 70, dtype=dtype)
+    results = []
+    for function in (attend, lambda *qkv: F.scaled_dot_product_attention(*qkv, is_causal=True)):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = function(*tensors)
+        results.append([out, *torch.autograd.grad(out.sum(), tensors)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=5e-2, rtol=5e-2)
+
+
+def test_autocasts_own_dtype_is_still_computed_in_blocks() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        out = attend(*qkv(70, 70, dtype=torch.bfloat16))
+    assert "CausalBlocks" in type(out.grad_fn).__name__
+
+
+def test_leading_axes_may_broadcast() -> None:
+    queries, keys, values = qkv(9, 9)
+    tensors = (queries, keys[:1], values[:, :1])
+    ours, theirs = attend(*tensors), attend(*tensors, explicit=True)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(out.sum(), (queries, keys, values)) for out in (ours, theirs)]
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_torchs_function_transforms_go_through() -> None:
+    queries, keys, values = qkv(9, 9)
+    (expected,) = torch.autograd.grad(attend(queries, keys, values).sum(), queries)
+
+    def gradient(*qkv: Tensor) -> Tensor:
+        return torch.func.grad(lambda *qkv: attend(*qkv).sum())(*qkv)
+
+    torch.testing.assert_close(gradient(queries, keys, values), expected)
+    torch.testing.assert_close(torch.vmap(gradient)(queries, keys, values), expected)
+
+
 def test_no_gradient_reaches_a_later_token() -> None:
     queries, keys, values = qkv(130, 130)
     attend(queries, keys, values)[..., :70, :].sum().backward()

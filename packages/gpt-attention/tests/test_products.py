@@ -34,6 +34,17 @@ def test_a_frozen_weight_gets_no_gradient_and_the_input_still_does() -> None:
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(64, 5))
 
 
+def test_torchs_function_transforms_go_through() -> None:
+    layer, x = Linear(5, 3), torch.randn(2, 64, 5)
+
+    def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, parameters, (x,)).sum()
+
+    gradients = torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(dict(layer.named_parameters()), x)
+    torch.testing.assert_close(gradients["weight"], x.sum(1, keepdim=True).expand(2, 3, 5))
+    assert torch.equal(gradients["bias"], torch.full((2, 3), 64.0))
+
+
 def test_autocast_is_obeyed() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert Linear(5, 5)(torch.randn(64, 5)).dtype == torch.bfloat16

@@ -49,8 +49,8 @@ def attend(
     # torch has no CPU kernel with dropout: its fallback is no faster, and draws other numbers than the book's.
     if explicit or (dropout_p > 0 and on_cpu):
         return _attend_explicitly(queries, keys, values, causal=causal, dropout_p=dropout_p)
-    in_blocks = causal and on_cpu and n_queries == n_keys <= MAX_TOKENS and queries.shape[-1] == values.shape[-1]
-    if in_blocks and _needs_gradient(queries, keys, values):
+    in_blocks = causal and on_cpu and n_keys <= MAX_TOKENS and queries.shape == keys.shape == values.shape
+    if in_blocks and _needs_gradient(queries, keys, values) and not _autocast_converts(queries, keys, values):
         return CausalBlocks.apply(queries, keys, values)
     if not causal or n_queries == 1:
         return F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout_p)
@@ -73,5 +73,13 @@ def _attend_explicitly(
 
 
 def _needs_gradient(*tensors: Tensor) -> bool:
-    compiling = torch.compiler.is_compiling()  # the compiler fuses torch's own kernels, not a hand-made backward
-    return not compiling and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    # The compiler fuses torch's own kernels, and torch.func transforms them: neither takes a hand-made backward.
+    only_torchs = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    return not only_torchs and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _autocast_converts(*tensors: Tensor) -> bool:
+    # Autocast would convert the products of the blocks' forward pass, but never reaches their backward pass.
+    if not torch.is_autocast_enabled("cpu"):
+        return False
+    return any(tensor.dtype != torch.get_autocast_dtype("cpu") for tensor in tensors)

@@ -44,6 +44,7 @@ def _onednn_is_faster(x: Tensor, weight: Tensor) -> bool:
         and x.numel() >= _MIN_ROWS * x.shape[-1]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()  # torch.func cannot transform a hand-made backward
         and _HAS_ONEDNN_AVX512
     )
 
