@@ -9,6 +9,7 @@ penalty Keskar et al. 2019 (CTRL), section 4.1; presence and frequency penalties
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,5 +156,7 @@ def _check_number(
 ) -> None:
     """Raise ValueError unless ``value`` is finite, above ``above`` and from ``least`` to ``most``."""
     is_number = isinstance(value, float) or _is_int(value)
-    if not is_number or not math.isfinite(value) or not (above < value and least <= value <= most):
+    # Compared with the greatest float, because math.isfinite raises OverflowError for a greater int.
+    is_finite = is_number and abs(value) <= sys.float_info.max
+    if not is_finite or not (above < value and least <= value <= most):
         raise ValueError(f"{name} must be {rule}, got {value!r}")
