@@ -91,6 +91,14 @@ def test_a_head_that_should_be_tied_but_differs_is_not_thrown_away() -> None:
         tensors_to_save(model)
 
 
+def test_a_tied_model_with_nan_in_it_is_saved_like_any_other(tmp_path: Path) -> None:
+    model = make_model(tie_weights=True)
+    with torch.no_grad():
+        model.tok_emb.weight[0, 0] = torch.nan
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    assert load_file(tmp_path / "w")["tok_emb.weight"].isnan().sum() == 1
+
+
 def test_a_head_tied_by_hand_is_saved_as_a_copy(tmp_path: Path) -> None:
     model = make_model()
     model.out_head.weight = model.tok_emb.weight

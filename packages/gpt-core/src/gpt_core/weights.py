@@ -30,7 +30,7 @@ def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
     state = model.state_dict()
     if model.config.tie_weights:
         head, embedding = state.pop("out_head.weight", None), state.get("tok_emb.weight")
-        if head is None or embedding is None or not torch.equal(head, embedding):
+        if head is None or embedding is None or not _are_equal(head, embedding):
             raise ValueError("the config says tie_weights, but out_head.weight differs from tok_emb.weight")
     found = {name: (tuple(tensor.shape), tensor.dtype.is_floating_point) for name, tensor in state.items()}
     if problem := _mismatch(found, model.config):
@@ -43,6 +43,11 @@ def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return tensors
+
+
+def _are_equal(first: Tensor, second: Tensor) -> bool:
+    """As ``torch.equal``, but a tensor with a NaN in it is equal to itself."""
+    return first.shape == second.shape and (first.data_ptr() == second.data_ptr() or torch.equal(first, second))
 
 
 def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
