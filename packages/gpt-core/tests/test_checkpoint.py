@@ -180,6 +180,9 @@ def test_where_there_is_no_checkpoint_the_error_says_what_was_looked_for(tmp_pat
     assert list_checkpoints(tmp_path / "nowhere") == []
     with pytest.raises(CheckpointError, match=r"there is no checkpoint at .*nowhere"):
         load_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(CheckpointError, match="it is a file; give the folder that holds it"):
+        load_checkpoint(tmp_path / "file")
     with pytest.raises(CheckpointError, match=r"holds no checkpoint: no manifest\.json and no folder step-N"):
         load_checkpoint(tmp_path)
 
@@ -240,6 +243,15 @@ def test_pruning_keeps_the_newest_complete_ones_and_whatever_is_newer(tmp_path: 
     assert sorted(path.name for path in run.iterdir()) == ["notes.txt", "step-3", "step-4", "step-5"]
     assert prune_checkpoints(run, keep=2) == []
     assert prune_checkpoints(run / "nowhere") == []
+
+
+def test_pruning_removes_no_folder_but_checkpoints_and_what_dead_writers_left_of_them(tmp_path: Path) -> None:
+    ours = ["step-4.tmp-20240101", "step-3.old-7.tmp-20240101"]  # no process can have that id
+    others = ["backup.tmp-20240101", "data.tmp-20240101", "step-x.tmp-20240101"]
+    for name in (*ours, *others):
+        (tmp_path / name).mkdir()
+    prune_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == others
 
 
 @pytest.mark.parametrize("keep", [1, 0, -1, True, 2.0, None])

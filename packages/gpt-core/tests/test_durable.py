@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -345,6 +346,38 @@ def test_a_checkpoint_with_a_strangers_file_in_it_is_not_replaced(tmp_path: Path
     with pytest.raises(CheckpointError, match=r"it holds notes\.txt; choose another folder or empty it"):
         save_checkpoint(tmp_path / "model", make_model(2))
     assert seed_of(tmp_path / "model") == 1
+
+
+def test_dot_files_count_unless_macos_made_them(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model", make_model(1))
+    for name in (".DS_Store", "._config.json"):
+        (tmp_path / "model" / name).write_text("", encoding="utf-8")
+    save_checkpoint(tmp_path / "model", make_model(2))
+    assert seed_of(tmp_path / "model") == 2
+    (tmp_path / "model" / ".env").write_text("mine", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"it holds \.env; choose another folder or empty it"):
+        save_checkpoint(tmp_path / "model", make_model(3))
+    assert (tmp_path / "model" / ".env").read_text(encoding="utf-8") == "mine"
+
+
+def test_the_error_names_the_file_that_the_callers_part_could_not_use(tmp_path: Path) -> None:
+    class Tokenizer:
+        def save(self, path: Path) -> None:
+            shutil.copy(tmp_path / "vocab.json", path)
+
+    with pytest.raises(FileNotFoundError, match=r"cannot write the checkpoint .*model: .*vocab\.json") as caught:
+        save_checkpoint(tmp_path / "model", make_model(1), tokenizer=Tokenizer())
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_a_code_of_windows_becomes_the_errno_that_belongs_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        if os.name != "nt":  # a stand-in for what OSError does there with its fourth argument
+            known = {112: SimpleNamespace(errno=errno.ENOSPC)}
+            patch.setattr(gpt_core.durable, "OSError", lambda *given: known[given[3]], raising=False)
+            patch.setattr(os, "name", "nt")
+        found = gpt_core.durable._errno_of(112)
+    assert found == errno.ENOSPC
 
 
 def test_an_empty_folder_and_a_damaged_checkpoint_are_replaced(tmp_path: Path) -> None:

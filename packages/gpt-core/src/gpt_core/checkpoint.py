@@ -149,8 +149,8 @@ def prune_checkpoints(run: Path | str, *, keep: int = 2) -> list[Path]:
     """Remove all checkpoints of a run folder but the ``keep`` newest complete ones, and return those removed.
 
     Complete means that every file has the size that the manifest names; checkpoints newer than the
-    ``keep``-th complete one are left alone. Raises ValueError if ``keep`` is below 2: the newest may prove
-    to be damaged.
+    ``keep``-th complete one are left alone. What dead writers left of a checkpoint goes too. Raises ValueError
+    if ``keep`` is below 2: the newest may prove to be damaged.
     """
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 2:
         raise ValueError(f"keep must be a whole number of at least 2, got {keep!r}")
@@ -163,7 +163,7 @@ def prune_checkpoints(run: Path | str, *, keep: int = 2) -> list[Path]:
         elif _is_complete(path):
             n_complete += 1
     if Path(run).is_dir():
-        remove_abandoned(Path(run))
+        remove_abandoned(Path(run), _STEP)
     return removed[::-1]
 
 
@@ -178,7 +178,8 @@ def _is_complete(folder: Path) -> bool:
 def _existing(folder: Path) -> Path:
     found = existing_folder(folder)
     if found is None:
-        raise CheckpointError(f"there is no checkpoint at {folder}: no such folder")
+        why = "it is a file; give the folder that holds it" if folder.exists() else "no such folder"
+        raise CheckpointError(f"there is no checkpoint at {folder}: {why}")
     return found
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 from safetensors import SafetensorError
 
@@ -59,9 +59,12 @@ def publish_folder(target: Path, write: Callable[[Path], None], *, needed: int) 
         found = re.search(r"os error (\d+)", str(error))
         if found is None:
             raise
-        raise _explained(target, int(found[1]), str(error), needed) from error
+        raise _explained(target, _errno_of(int(found[1])), str(error), needed) from error
     except OSError as error:
-        raise _explained(target, error.errno or errno.EIO, error.strerror or str(error), needed) from error
+        reason = error.strerror or str(error)
+        if error.filename is not None:
+            reason += f": {error.filename}"
+        raise _explained(target, error.errno or errno.EIO, reason, needed) from error
 
 
 def existing_folder(folder: Path) -> Path | None:
@@ -104,11 +107,13 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders in ``parent`` whose writers are dead."""
+def remove_abandoned(parent: Path, names: re.Pattern[str]) -> None:
+    """Remove the temporary folders in ``parent`` of the targets called ``names`` whose writers are dead."""
     for path in list(parent.iterdir()):
         match = _LEFTOVER.fullmatch(path.name)
-        if match and match[2] == "tmp" and _is_abandoned(path, int(match[3])):
+        if match is None or match[2] != "tmp" or not names.fullmatch(match[1]):
+            continue  # not of ours: a folder called backup.tmp-20240101, say
+        if _is_abandoned(path, int(match[3])):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -120,11 +125,17 @@ def _check_replaceable(target: Path) -> None:
         raise CheckpointError(
             f"{target} is a file; give the name of a folder that is new or holds a checkpoint"
         )
-    held = {path.relative_to(target).as_posix() for path in target.rglob("*") if not path.is_dir()}
+    files = (path for path in target.rglob("*") if not path.is_dir())
+    # macOS's file manager leaves .DS_Store and ._NAME wherever it has looked.
+    held = {
+        path.relative_to(target).as_posix()
+        for path in files
+        if path.name != ".DS_Store" and not path.name.startswith("._")
+    }
     own = {MANIFEST, "config.json", "model.safetensors", "tokenizer.json"}
     with contextlib.suppress(CheckpointError):
         own |= _read_manifest(target).keys()
-    strangers = sorted(name for name in held - own if not PurePosixPath(name).name.startswith("."))
+    strangers = sorted(held - own)
     if strangers or (held and MANIFEST not in held):
         what = f"it holds {strangers[0]}" if strangers else f"it holds no {MANIFEST}"
         raise CheckpointError(f"{target} is not replaced, because {what}; choose another folder or empty it")
@@ -238,6 +249,13 @@ def _explained(target: Path, number: int, reason: str, needed: int) -> OSError:
             free = f"{shutil.disk_usage(target.parent).free:,}"
         reason = f"it needs at least {needed:,} bytes and {free} are free; free some or choose another disk"
     return OSError(number, f"cannot write the checkpoint {target}: {reason}")
+
+
+def _errno_of(code: int) -> int:
+    """Return the errno for the system's error code as Rust prints it: Windows has codes of its own."""
+    if os.name != "nt":
+        return code
+    return OSError(None, "", None, code).errno or errno.EIO  # the fourth argument is such a code
 
 
 def _sha256(path: Path) -> str:
