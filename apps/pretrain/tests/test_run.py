@@ -217,8 +217,43 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_taken(run, tmp_pa
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(run, tmp_path, capsys):
     assert run("--lr", "1e30", "--grad-clip", "0", "--save-every", "1") == 1
     err = capsys.readouterr().err
-    assert re.search(r"(loss|norm) is (nan|inf) at step \d in batch \d; the last checkpoint is kept", err)
+    assert re.search(r"(loss|norm) is (nan|inf) at step \d in batch \d; checkpoints saved before are kept", err)
     assert load_checkpoint(tmp_path / "run").config.n_layers == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "what"), [(["--eval-every", "1"], "validation loss is"), ([], "weights are not finite")]
+)
+def test_divergence_seen_after_a_step_stops_the_run_before_it_is_saved(run, tmp_path, capsys, flags, what):
+    assert run("--lr", "1e38", "--warmup-steps", "0", "--save-every", "1", *flags) == 1
+    assert re.search(rf"the {what}.* after step 1; checkpoints saved before are kept", capsys.readouterr().err)
+    assert list_checkpoints(tmp_path / "run") == []
+
+
+def test_run_that_ended_with_a_validation_loss_that_is_not_finite_is_one_sentence(run, tmp_path, capsys):
+    assert run() == 0
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text(re.sub(r'"val/loss": [^,]+', '"val/loss": null', log.read_text(encoding="utf-8")), encoding="utf-8")
+    (tmp_path / "run" / "README.md").unlink()
+    assert run("--resume") == 1
+    assert "the validation loss is not finite after step 6" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("opening", ["\n\nTo be", " ", "x"])
+def test_next_command_begins_as_the_held_out_text_does_white_space_or_not(run, tmp_path, capsys, opening):
+    path = tmp_path / "text.txt"
+    words = "the cat sat on the mat " * 900
+    path.write_text(words + opening + " " * (len(words) // 9 - len(opening)), encoding="utf-8")
+    assert run("--vocab-size", "262") == 0
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert shown.endswith("sample " + str(tmp_path / "run") + " 'To be'" * (opening == "\n\nTo be"))
+
+
+def test_settings_in_the_readme_stay_cells_of_a_table(run, tmp_path):
+    assert run("--prompt", "ROMEO:\n| a") == 0
+    readme = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert r"| prompt | 'ROMEO:\n\| a' |" in readme
+    assert "| seed | 123 |" in readme
 
 
 def test_full_disk_is_exit_code_5_and_what_was_saved_stays(run, tmp_path, monkeypatch, capsys):
@@ -238,9 +273,10 @@ def test_full_disk_is_exit_code_5_and_what_was_saved_stays(run, tmp_path, monkey
     assert run("--resume") == 0
 
 
-def test_memory_that_runs_out_is_exit_code_5(run, monkeypatch, capsys):
+@pytest.mark.parametrize("reason", ["can't allocate memory", "not enough memory"])  # on Linux, on Windows
+def test_memory_that_runs_out_is_exit_code_5(run, monkeypatch, capsys, reason):
     def too_much(*args, **kwargs):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+        raise RuntimeError(f"DefaultCPUAllocator: {reason}: you tried to allocate 9 bytes.")
 
     monkeypatch.setattr(run_module, "train", too_much)
     assert run() == 5

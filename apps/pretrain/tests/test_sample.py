@@ -68,6 +68,25 @@ def test_bad_value_is_refused(trained, capsys, flags, problem):
     assert problem in err
 
 
+def test_model_that_diverged_is_one_sentence(trained, tmp_path, capsys):
+    import torch
+
+    from gpt_core import load_checkpoint, save_checkpoint
+    from gpt_tokenizer import get_tokenizer
+
+    checkpoint = load_checkpoint(trained)
+    with torch.no_grad():
+        checkpoint.model.out_head.weight.fill_(float("nan"))
+    assert checkpoint.tokenizer_file is not None
+    save_checkpoint(tmp_path / "nan", checkpoint.model, tokenizer=get_tokenizer(str(checkpoint.tokenizer_file)))
+    capsys.readouterr()
+    assert main(["sample", str(tmp_path / "nan"), "one"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gpt-pretrain: the model's logits are not finite")
+    assert err.count("\n") == 1
+
+
 def test_folder_that_is_no_run_is_refused(tmp_path, capsys):
     assert main(["sample", str(tmp_path), "one"]) == 1
     assert main(["sample", str(tmp_path / "none"), "one"]) == 1

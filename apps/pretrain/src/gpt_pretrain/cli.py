@@ -15,6 +15,9 @@ from gpt_pretrain.text_out import command_line
 
 Config = TypeVar("Config")
 
+NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
+"""Words in torch's messages, whose type is RuntimeError: of Linux and macOS, of Windows, of a GPU."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (None: this process's) and return its exit code.
@@ -124,7 +127,7 @@ def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that a person can do something about, None for a fault of our own."""
     if isinstance(error, PretrainError):
         return error.exit_code
-    if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return RESOURCE
     if isinstance(error, OSError):
         return RESOURCE if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILURE
@@ -142,7 +145,7 @@ def _sentence(error: Exception) -> str:
         return f"the disk is full: {error.strerror}; nothing saved before is lost: go on with --resume"
     if isinstance(error, FloatingPointError):  # the same settings would lead there again
         return (
-            f"{str(error).partition(';')[0]}; the last checkpoint is kept: train again with a lower --lr "
+            f"{str(error).partition(';')[0]}; checkpoints saved before are kept: train again with a lower --lr "
             f"or more --warmup-steps, in another folder by --out"
         )
     if isinstance(error, OSError) and error.strerror:

@@ -1,5 +1,6 @@
 """The training command: from text to a model that writes, in one folder that can always be gone on with."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,12 @@ class Run:
         return self.config.prompt + "".join(pieces)
 
     def save(self) -> None:
-        """Write the checkpoint of the current step, then remove the oldest ones."""
+        """Write the checkpoint of the current step, then remove the oldest ones.
+
+        Raises FloatingPointError where a weight is not finite: the newest checkpoint is the one gone on with.
+        """
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise FloatingPointError(f"the weights are not finite after step {self.state.step}")
         provenance = {"made_by": "gpt-pretrain", "settings": self.settings, "versions": versions()}
         save_checkpoint(
             checkpoint_folder(self.folder, self.state.step),
@@ -151,6 +157,8 @@ def _steps(run: Run, log: MetricsLog, signals: StopSignals, *, command: str) -> 
             log.write(report)
             progress.update(report)
             if report.val_loss is not None:
+                if not math.isfinite(report.val_loss):
+                    raise FloatingPointError(f"the validation loss is {report.val_loss} after step {report.step}")
                 progress.say(run.validation.line(report.step, report.val_loss))
                 if config.sample_tokens and report.step < config.train.max_steps:
                     progress.say(f"it writes: {run.sample()}\n")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +54,7 @@ def sample_text(
     """Yield what the model writes after ``prompt``, in pieces; special tokens in it are ordinary text.
 
     An empty prompt is the start of a document. The model ends its text with the end-of-text token, which is
-    not shown.
+    not shown. Raises FloatingPointError, while it writes, for a model whose training diverged.
     """
     from gpt_core import decode_stream, generate_tokens
 
@@ -61,7 +62,10 @@ def sample_text(
     tokens = generate_tokens(
         model, ids, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=(tokenizer.eot_token,)
     )
-    return decode_stream(tokens, tokenizer)
+    try:
+        yield from decode_stream(tokens, tokenizer)
+    except ValueError as error:  # the ids were checked before: only logits that are not finite are left
+        raise FloatingPointError(str(error)) from None
 
 
 def sample_command(config: SampleConfig) -> int:
@@ -86,8 +90,8 @@ def sample_command(config: SampleConfig) -> int:
         checkpoint.model, tokenizer, config.prompt, max_new_tokens=config.max_new_tokens, sampling=sampling
     )
     is_terminal = sys.stdout.isatty()
-    sys.stdout.write(printable(config.prompt) if is_terminal else config.prompt)
-    for piece in pieces:
+    first = next(pieces, "")  # before anything is shown: a model that diverged writes nothing
+    for piece in chain([config.prompt, first], pieces):
         sys.stdout.write(printable(piece) if is_terminal else piece)
         sys.stdout.flush()
     sys.stdout.write("\n")

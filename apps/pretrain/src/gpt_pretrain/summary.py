@@ -33,13 +33,15 @@ def sample_command_line(command: str, run: Run) -> str:
     """Return the command that lets the run write, started the way ``command`` was."""
     program = command[: command.index("gpt-pretrain") + len("gpt-pretrain")]
     prompt = run.config.prompt.strip() or _opening(run)
-    return command_line(program, "sample", str(run.folder), prompt)
+    return command_line(program, "sample", str(run.folder), *([prompt] if prompt else []))
 
 
 def readme(run: Run, metrics: list[dict[str, Any]], sample: str) -> str:
     """Return the run's README, as Markdown: data, losses, a sample, configuration, versions."""
     data, last = run.data.prepared, metrics[-1]
     loss = last["val/loss"]
+    if loss is None:  # the log's word for what is not finite
+        raise FloatingPointError(f"the validation loss is not finite after step {last['step']}")
     scored = [m for m in metrics if m.get("val/loss") is not None]
     best = min(scored, key=lambda m: m["val/loss"])
     n_epochs = run.state.tokens_seen / run.data.train.n_tokens
@@ -49,7 +51,7 @@ def readme(run: Run, metrics: list[dict[str, Any]], sample: str) -> str:
         f"| {run.validation.per_character(m['val/loss']):.3f} |"
         for m in scored
     )
-    settings = "\n".join(f"| {name} | {value} |" for name, value in run.settings.items())
+    settings = "\n".join(f"| {name} | {_cell(value)} |" for name, value in run.settings.items())
     made_with = "\n".join(f"| {name} | {version} |" for name, version in versions().items())
     return f"""# A GPT trained by gpt-pretrain: {run.config.recipe}
 
@@ -100,9 +102,14 @@ between vocabularies. Tokenizer: {data.tokenizer}, {data.n_vocab:,} tokens, sha2
 """
 
 
+def _cell(value: object) -> str:
+    """Return a setting as one cell of a Markdown table: a text within quotes, its line ends and bars escaped."""
+    return repr(value).replace("|", "\\|")
+
+
 def _opening(run: Run) -> str:
-    """Return the first words of the validation text: a prompt the model has not seen."""
-    inputs, _ = run.validation.batches[0]
-    words = run.data.tokenizer.decode(inputs[0, :24].tolist()).split()
+    """Return the first words of the validation text, a prompt the model has not seen; "" if there is none."""
+    inputs, targets = run.validation.batches[0]
+    words = run.data.tokenizer.decode(inputs[targets >= 0].tolist()).split()  # -100 fills up the last window
     # Held out is often the end of a text, which then begins within a word.
-    return " ".join(words[:3] if words[0][:1].isupper() else words[1:4])
+    return " ".join(words[:3] if words and words[0][:1].isupper() else words[1:4])
