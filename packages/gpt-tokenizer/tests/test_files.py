@@ -4,13 +4,18 @@ import copy
 import json
 import os
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from gpt_tokenizer import BPETokenizer
+from gpt_tokenizer.files import Vocabulary, token_name
+from gpt_tokenizer.train import BYTE_ORDER
 
 TEXT = "It was  the worst\n of times — \U0001f600 don't <|endoftext|>x<|endoftext|>"
 
@@ -83,6 +88,77 @@ def test_both_spellings_of_merges_are_read(
     assert load(pairs, tmp_path).sha256 == load(document, tmp_path).sha256 == tokenizer.sha256
 
 
+def made_by_plain_merging(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, ...]:
+    """The definition: join the neighbours that spell the smallest id below the token's own; again."""
+    parts = [bytes([b]) for b in token]
+    while True:
+        found = [(ranks.get(parts[i] + parts[i + 1], ranks[token]), i) for i in range(len(parts) - 1)]
+        rank, i = min(found)
+        if rank == ranks[token]:
+            return tuple(parts)
+        parts[i:i + 2] = [parts[i] + parts[i + 1]]
+
+
+def hugging_faces(ranks: dict[bytes, int], merges: list[tuple[bytes, bytes]]) -> Tokenizer:
+    theirs = Tokenizer(models.BPE(
+        {token_name(t): i for t, i in ranks.items()}, [(token_name(a), token_name(b)) for a, b in merges]))
+    theirs.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = decoders.ByteLevel()
+    return theirs
+
+
+def with_merges(*pairs: str) -> tuple[dict[bytes, int], list[tuple[bytes, bytes]]]:
+    """Return ids, the bytes first and each pair's token when it is first made, and the pairs."""
+    ranks = {bytes([b]): i for i, b in enumerate(BYTE_ORDER)}
+    merges = []
+    for left, right in (pair.encode().split() for pair in pairs):
+        ranks.setdefault(left + right, len(ranks))
+        merges.append((left, right))
+    return ranks, merges
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=12))
+def test_a_vocabulary_is_taken_if_plain_merging_ends_in_its_merges_and_then_ids_are_hugging_faces(
+        draws: list[tuple[int, int]]) -> None:
+    tokens, pairs = [b"a", b"b"], []
+    for i, j in draws:
+        left, right = tokens[i % len(tokens)], tokens[j % len(tokens)]
+        if len(left + right) < 10:
+            pairs.append((left, right))
+            tokens += [left + right] if left + right not in tokens else []
+    pairs.sort(key=lambda pair: tokens.index(b"".join(pair)))
+    ranks = {bytes([b]): i for i, b in enumerate(BYTE_ORDER)}
+    ranks |= {token: 256 + i for i, token in enumerate(tokens[2:])}
+    if all(made_by_plain_merging(token, ranks) in pairs for token in tokens[2:]):
+        text = " ".join("".join(word) for n in range(1, 10) for word in product("ab", repeat=n))
+        ours = BPETokenizer(Vocabulary(ranks, pairs, {}))
+        assert ours.encode(text) == hugging_faces(ranks, pairs).encode(text).ids
+    else:
+        with pytest.raises(ValueError, match="is reached where any neighbours"):
+            Vocabulary(ranks, pairs, {})
+
+
+@pytest.mark.parametrize(("pairs", "text", "their_parts", "message"), [
+    (("a b", "b c", "a bc"), "xabc", ["x", "ab", "c"], r"no merge listed for token 'abc' \(such as 'a bc'\)"),
+    (("a b", "b c", "a bc", "c d", "ab c"), "abcd", ["ab", "cd"], r"merge 5 \(ab c\) makes id 258 after id 259"),
+    (("a b", "c d", "a b"), "acdab", ["a", "cd", "ab"], r"\(a b\) makes id 256 after id 257"),
+])
+def test_merges_that_tiktoken_would_not_follow_are_refused(
+        tmp_path: Path, pairs: tuple[str, ...], text: str, their_parts: list[str], message: str) -> None:
+    theirs = hugging_faces(*with_merges(*pairs))
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    assert theirs.encode(text).tokens == their_parts
+    with pytest.raises(ValueError, match=message):
+        BPETokenizer.load(tmp_path)
+
+
+def test_a_token_with_every_split_listed_is_read_with_hugging_faces_ids(tmp_path: Path) -> None:
+    # So transformers converts tiktoken's files.
+    theirs = hugging_faces(*with_merges("a b", "b c", "a bc", "ab c"))
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    assert BPETokenizer.load(tmp_path).encode("xabc bcabc") == theirs.encode("xabc bcabc").ids
+
+
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
         tokenizer: BPETokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tokenizer.json"
@@ -113,6 +189,8 @@ def add(document: dict[str, Any], **changes: object) -> None:
     (lambda d: d["model"].update(dropout=0.1), "dropout is 0.1"),
     (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix is '</w>'"),
     (lambda d: d.update(normalizer={"type": "NFC"}), "normalizer is {'type': 'NFC'}"),
+    (lambda d: d.update(truncation={"max_length": 8}), "truncation is {'max_length': 8}"),
+    (lambda d: d.update(padding={"pad_id": 0}), "padding is {'pad_id': 0}"),
     (lambda d: d.update(pre_tokenizer=None), "pre_tokenizer is None; only byte-level BPE"),
     (lambda d: d.update(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer is 'Whitespace'"),
     (lambda d: d.update(decoder={"type": "BPEDecoder"}), "decoder is 'BPEDecoder'"),

@@ -28,7 +28,7 @@ class Vocabulary:
     ranks: Mapping[bytes, int]
     """Id of each ordinary token; among tokens of two or more bytes the smaller id is merged first."""
     merges: Sequence[tuple[bytes, bytes]]
-    """Pairs of tokens, in the order in which they are merged."""
+    """Pairs of tokens, in the order in which they are merged; a token's pairs stand together."""
     special_tokens: Mapping[str, int]
     """Id of each special token."""
 
@@ -54,7 +54,8 @@ class Vocabulary:
         self._check_merges()
 
     def _check_merges(self) -> None:
-        made: set[bytes] = set()
+        halves: dict[bytes, tuple[bytes, bytes]] = {}   # of each token, the parts that it is made of at last
+        listed: dict[bytes, str] = {}
         last = -1
         for n, (left, right) in enumerate(self.merges, 1):
             token = left + right
@@ -62,16 +63,44 @@ class Vocabulary:
                 if part not in self.ranks:
                     raise ValueError(
                         f"merge {n} ({_shown(left, right)}) needs {token_name(part)!r}, which has no id")
-            if token not in made and self.ranks[token] < last:
+            if self.ranks[token] < last:
                 raise ValueError(
                     f"merge {n} ({_shown(left, right)}) makes id {self.ranks[token]} after id {last}; "
                     "ids must grow in the order of the merges")
-            last = max(last, self.ranks[token])
-            made.add(token)
-        unmade = next((t for t in self.ranks if len(t) > 1 and t not in made), None)
-        if unmade is not None:
+            last = self.ranks[token]
+            listed[token] = _shown(left, right)
+            known = all(len(part) == 1 or part in halves for part in (left, right))
+            if known and _border_stays(left, right, self.ranks, halves):
+                halves[token] = (left, right)
+        unmade = [t for t in self.ranks if len(t) > 1 and t not in halves]
+        first = min(unmade, key=self.ranks.__getitem__, default=None)   # later ones may merely lack their parts
+        if first in listed:
             raise ValueError(
-                f"no merge makes token {token_name(unmade)!r}; list it as a special token or remove it")
+                f"no merge listed for token {token_name(first)!r} (such as {listed[first]!r}) is reached where any "
+                "neighbours that spell a token merge, as here, so texts would not get Hugging Face's ids; "
+                "open the file with its tokenizers")
+        if first is not None:
+            raise ValueError(
+                f"no merge makes token {token_name(first)!r}; list it as a special token or remove it")
+
+
+def _border_stays(left: bytes, right: bytes, ranks: Mapping[bytes, int],
+                  halves: Mapping[bytes, tuple[bytes, bytes]]) -> bool:
+    """Return whether the bytes of ``left + right`` merge into these two before anything joins across them.
+
+    tiktoken merges any neighbours that spell a token, Hugging Face the listed pairs alone: they agree on every
+    text if they do on each token's own bytes. The merges are taken back here, the latest first, and at each
+    step the two parts at the border must not spell a token that would have come before it.
+    """
+    limit = ranks[left + right]
+    while ranks.get(left + right, limit) >= limit:
+        if len(left) == len(right) == 1:
+            return True
+        if len(right) == 1 or (len(left) > 1 and ranks[left] > ranks[right]):
+            limit, left = ranks[left], halves[left][1]
+        else:   # of equal ids the left one is merged first, and one across the border before the right one
+            limit, right = ranks[right] + 1, halves[right][0]
+    return False
 
 
 def token_name(token: bytes) -> str:
@@ -155,7 +184,7 @@ def _vocabulary_from_json(document: Any) -> Vocabulary:
     for place, key, allowed in (
             (model, "type", ("BPE",)), (model, "dropout", (None, 0)),
             (model, "continuing_subword_prefix", (None, "")), (model, "end_of_word_suffix", (None, "")),
-            (document, "normalizer", (None,))):
+            (document, "normalizer", (None,)), (document, "truncation", (None,)), (document, "padding", (None,))):
         if place.get(key, allowed[0]) not in allowed:
             raise ValueError(f"{key} is {_brief(place[key])}; only byte-level BPE as GPT-2 has it is read, "
                              f"where {key} is {allowed[0]!r}")
