@@ -159,6 +159,27 @@ def test_a_token_with_every_split_listed_is_read_with_hugging_faces_ids(tmp_path
     assert BPETokenizer.load(tmp_path).encode("xabc bcabc") == theirs.encode("xabc bcabc").ids
 
 
+@pytest.mark.parametrize("folder", ["absent", "absent/deeper"])
+def test_saving_into_a_missing_folder_says_to_make_it(
+        tokenizer: BPETokenizer, tmp_path: Path, folder: str) -> None:
+    with pytest.raises(FileNotFoundError, match="make the folder first") as caught:
+        tokenizer.save(tmp_path / folder / "tokenizer.json")
+    assert str(tmp_path / folder) in str(caught.value)
+    assert ".tmp" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o002])
+def test_a_saved_file_has_the_permissions_that_the_umask_leaves(
+        tokenizer: BPETokenizer, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        tokenizer.save(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "tokenizer.json").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(
         tokenizer: BPETokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "tokenizer.json"
