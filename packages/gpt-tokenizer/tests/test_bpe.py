@@ -110,6 +110,11 @@ def test_a_batch_equals_its_texts_one_by_one(tokenizer: BPETokenizer, english: l
     assert tokenizer.encode_batch([]) == []
 
 
+def test_a_batch_is_not_one_string(tokenizer: BPETokenizer) -> None:
+    with pytest.raises(TypeError, match=r"not one string; pass \[text\]"):
+        tokenizer.encode_batch("abc")
+
+
 @pytest.mark.parametrize("run", [" ", "\n", "\u3000", " \n"])
 @pytest.mark.parametrize("after", ["", "x", "\x1c", "'s"])
 def test_runs_of_whitespace_that_overflow_tiktokens_stack_are_encoded(

@@ -57,8 +57,7 @@ class BPETokenizer:
         or if a text holds a lone surrogate. If the text has fewer pairs than merges are wanted, it warns and
         the tokenizer is smaller: see ``n_vocab``.
         """
-        if isinstance(texts, str):
-            raise TypeError("texts must be an iterable of strings, not one string; pass [text]")
+        _refuse_one_string(texts)
         if isinstance(special_tokens, str) or len(set(special_tokens)) != len(special_tokens):
             raise ValueError(f"special_tokens must be a sequence of different names, got {special_tokens!r}")
         n_tokens = operator.index(vocab_size) - len(special_tokens)
@@ -157,6 +156,7 @@ class BPETokenizer:
                      n_threads: int | None = None) -> list[list[int]]:
         """Return the ids of each text, encoded by ``n_threads`` threads (by default one a processor)."""
         batches: list[list[str]] = []
+        _refuse_one_string(texts)
         room = 0
         for text in texts:
             if room <= 0:
@@ -216,6 +216,11 @@ class BPETokenizer:
 
 
 def _vocabulary(merges: Sequence[tuple[bytes, bytes]], special_tokens: Sequence[str]) -> Vocabulary:
+def _refuse_one_string(texts: Iterable[str]) -> None:
+    if isinstance(texts, str):
+        raise TypeError("texts must be an iterable of strings, not one string; pass [text]")
+
+
     """Return the vocabulary in GPT-2's layout: bytes, merges, special tokens last."""
     ranks = {bytes([b]): i for i, b in enumerate(BYTE_ORDER)}
     ranks |= {left + right: 256 + i for i, (left, right) in enumerate(merges)}
