@@ -98,6 +98,19 @@ def test_layout_is_gpt2s_bytes_then_merges_then_special_tokens(english: list[str
     assert [token_name(tokenizer.decode_bytes([i])) for i in range(256)] == alphabet
 
 
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_set_of_special_tokens_is_taken_in_sorted_order(english: list[str], kind: type) -> None:
+    names = [f"<|{c}|>" for c in "abcdefgh"]    # one order of 40,320: a set's own depends on PYTHONHASHSEED
+    tokenizer = BPETokenizer.train(english, vocab_size=300, special_tokens=kind(names))
+    assert tokenizer.special_tokens == {name: 292 + i for i, name in enumerate(names)}
+
+
+def test_special_tokens_of_a_dict_keep_their_order(english: list[str]) -> None:
+    first = BPETokenizer.train(english, vocab_size=300, special_tokens=["<|b|>", "<|a|>"])
+    again = BPETokenizer.train(english, vocab_size=300, special_tokens=first.special_tokens.keys())
+    assert again.sha256 == first.sha256
+
+
 def test_special_tokens_in_the_text_are_not_learned() -> None:
     plain = BPETokenizer.train(["ab ab", "cd"], vocab_size=260)
     parted = BPETokenizer.train(["ab ab<|endoftext|>cd" + "<|endoftext|>" * 50], vocab_size=260)

@@ -45,13 +45,13 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int,
-              special_tokens: Sequence[str] = (_END_OF_TEXT,)) -> Self:
+              special_tokens: Collection[str] = (_END_OF_TEXT,)) -> Self:
         """Learn a vocabulary of ``vocab_size`` ids: the 256 bytes in GPT-2's order, merges, special tokens.
 
         ``texts`` is any iterable of strings, read once: each is a document, split by itself, and so is each
         line of an open text file (a run of blank lines is then never one word, as it is in a whole text). A
         special token's name in a text parts it and is not learned. The same texts in any order give the same
-        tokenizer.
+        tokenizer. ``special_tokens`` get their ids in the order given, those of a set in sorted order.
 
         Raises ValueError if ``vocab_size`` does not hold the bytes and special tokens, if there is no text,
         or if a text holds a lone surrogate. If the text has fewer pairs than merges are wanted, it warns and
@@ -59,6 +59,8 @@ class BPETokenizer:
         """
         _refuse_one_string(texts)
         if isinstance(special_tokens, str) or len(set(special_tokens)) != len(special_tokens):
+        # The order of a set of strings changes from one process to the next.
+        special_tokens = sorted(special_tokens) if isinstance(special_tokens, set | frozenset) else list(special_tokens)
             raise ValueError(f"special_tokens must be a sequence of different names, got {special_tokens!r}")
         n_tokens = operator.index(vocab_size) - len(special_tokens)
         if n_tokens < 256:
@@ -154,9 +156,9 @@ class BPETokenizer:
 
     def encode_batch(self, texts: Iterable[str], *, allowed_special: Collection[str] = (),
                      n_threads: int | None = None) -> list[list[int]]:
+        _refuse_one_string(texts)
         """Return the ids of each text, encoded by ``n_threads`` threads (by default one a processor)."""
         batches: list[list[str]] = []
-        _refuse_one_string(texts)
         room = 0
         for text in texts:
             if room <= 0:
@@ -214,13 +216,13 @@ class BPETokenizer:
                 raise ValueError(f"{name!r} is not a special token of this tokenizer; it has {list(known)}")
         return special_pattern(allowed)
 
-
-def _vocabulary(merges: Sequence[tuple[bytes, bytes]], special_tokens: Sequence[str]) -> Vocabulary:
 def _refuse_one_string(texts: Iterable[str]) -> None:
     if isinstance(texts, str):
         raise TypeError("texts must be an iterable of strings, not one string; pass [text]")
 
 
+
+def _vocabulary(merges: Sequence[tuple[bytes, bytes]], special_tokens: Sequence[str]) -> Vocabulary:
     """Return the vocabulary in GPT-2's layout: bytes, merges, special tokens last."""
     ranks = {bytes([b]): i for i, b in enumerate(BYTE_ORDER)}
     ranks |= {left + right: 256 + i for i, (left, right) in enumerate(merges)}
