@@ -94,6 +94,13 @@ def test_the_book_s_call_gives_the_book_s_ids(ours: GPT2Tokenizer) -> None:
         27271, 13]
 
 
+def test_training_and_loading_from_the_subclass_give_a_plain_tokenizer(tmp_path: Path) -> None:
+    trained = GPT2Tokenizer.train(["some text"], vocab_size=258)
+    trained.save(tmp_path)
+    assert (type(trained), trained.n_vocab) == (BPETokenizer, 258)
+    assert type(GPT2Tokenizer.load(tmp_path)) is BPETokenizer
+
+
 def test_pickle_of_gpt2_is_small_and_keeps_it(ours: GPT2Tokenizer) -> None:
     data = pickle.dumps(ours)
     assert len(data) < 200

@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Self
 
 import tiktoken
 
@@ -45,7 +44,7 @@ class BPETokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], *, vocab_size: int,
-              special_tokens: Collection[str] = (_END_OF_TEXT,)) -> Self:
+              special_tokens: Collection[str] = (_END_OF_TEXT,)) -> BPETokenizer:
         """Learn a vocabulary of ``vocab_size`` ids: the 256 bytes in GPT-2's order, merges, special tokens.
 
         ``texts`` is any iterable of strings, read once: each is a document, split by itself, and so is each
@@ -59,9 +58,9 @@ class BPETokenizer:
         """
         _refuse_one_string(texts)
         if isinstance(special_tokens, str) or len(set(special_tokens)) != len(special_tokens):
+            raise ValueError(f"special_tokens must be a sequence of different names, got {special_tokens!r}")
         # The order of a set of strings changes from one process to the next.
         special_tokens = sorted(special_tokens) if isinstance(special_tokens, set | frozenset) else list(special_tokens)
-            raise ValueError(f"special_tokens must be a sequence of different names, got {special_tokens!r}")
         n_tokens = operator.index(vocab_size) - len(special_tokens)
         if n_tokens < 256:
             raise ValueError(
@@ -77,7 +76,7 @@ class BPETokenizer:
             warnings.warn(
                 f"the text has pairs for {found} tokens only, vocab_size asked for {vocab_size}; "
                 "use n_vocab or train on more text", stacklevel=2)
-        return cls(vocabulary)
+        return BPETokenizer(vocabulary)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BPETokenizer:
@@ -156,8 +155,8 @@ class BPETokenizer:
 
     def encode_batch(self, texts: Iterable[str], *, allowed_special: Collection[str] = (),
                      n_threads: int | None = None) -> list[list[int]]:
-        _refuse_one_string(texts)
         """Return the ids of each text, encoded by ``n_threads`` threads (by default one a processor)."""
+        _refuse_one_string(texts)
         batches: list[list[str]] = []
         room = 0
         for text in texts:
@@ -216,10 +215,10 @@ class BPETokenizer:
                 raise ValueError(f"{name!r} is not a special token of this tokenizer; it has {list(known)}")
         return special_pattern(allowed)
 
+
 def _refuse_one_string(texts: Iterable[str]) -> None:
     if isinstance(texts, str):
         raise TypeError("texts must be an iterable of strings, not one string; pass [text]")
-
 
 
 def _vocabulary(merges: Sequence[tuple[bytes, bytes]], special_tokens: Sequence[str]) -> Vocabulary:
