@@ -12,7 +12,7 @@ import tiktoken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gpt_tokenizer import BPETokenizer, GPT2Tokenizer, get_tokenizer
+from gpt_tokenizer import BPETokenizer, GPT2Tokenizer, get_tokenizer, gpt2
 
 PLANES = st.one_of(*(
     st.characters(min_codepoint=plane << 16, max_codepoint=(plane << 16) + 0xFFFF, exclude_categories=["Cs"])
@@ -128,6 +128,16 @@ def test_get_tokenizer_refuses_other_names(name: str, message: str) -> None:
 def test_get_tokenizer_refuses_a_folder_without_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no tokenizer\.json; accepted are"):
         get_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("cache", ["", "folder"])
+def test_a_download_that_is_not_gpt2s_is_refused_with_and_without_cache(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", cache and str(tmp_path / cache))
+    monkeypatch.setattr("tiktoken.load.read_file", lambda address: b"<html>sign in</html>")
+    gpt2._gpt2_vocabulary.cache_clear()
+    with pytest.raises(ConnectionError, match=r"encoder\.json has another sha256 .*from_openai\("):
+        GPT2Tokenizer()
 
 
 def test_without_network_and_cache_the_error_names_the_way_out(tmp_path: Path) -> None:

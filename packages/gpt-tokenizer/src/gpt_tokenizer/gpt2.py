@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ class GPT2Tokenizer(BPETokenizer):
     """GPT-2's 50,257 tokens, with the ids of ``tiktoken.get_encoding("gpt2")``; ``<|endoftext|>`` is 50256.
 
     Its two files come from tiktoken's cache (``TIKTOKEN_CACHE_DIR``), or once from OpenAI (1.5 MB). Raises
-    ConnectionError if neither can be had.
+    ConnectionError if neither can be had, or if what comes is something else.
     """
 
     def __init__(self) -> None:
@@ -52,13 +53,21 @@ def get_tokenizer(name_or_path: str | os.PathLike[str]) -> BPETokenizer:
 
 @cache
 def _gpt2_vocabulary() -> Vocabulary:
+    return read_openai(_fetch("encoder.json", _ENCODER_SHA256), _fetch("vocab.bpe", _VOCAB_SHA256))
+
+
+def _fetch(name: str, sha256: str) -> bytes:
+    way_out = ("set TIKTOKEN_CACHE_DIR to a folder that holds it, or call "
+               "BPETokenizer.from_openai(encoder_json, vocab_bpe)")
     try:
-        encoder = read_file_cached(_ADDRESS + "encoder.json", _ENCODER_SHA256)
-        vocab = read_file_cached(_ADDRESS + "vocab.bpe", _VOCAB_SHA256)
+        data = read_file_cached(_ADDRESS + name, sha256)
     except OSError as error:        # requests' exceptions are OSErrors too
         raise ConnectionError(
             "GPT-2's vocabulary is not in tiktoken's cache and could not be downloaded "
-            f"({type(error).__name__}); set TIKTOKEN_CACHE_DIR to a folder that holds it, or call "
-            "BPETokenizer.from_openai(encoder_json, vocab_bpe)"
-        ) from error
-    return read_openai(encoder, vocab)
+            f"({type(error).__name__}); {way_out}") from error
+    except ValueError:              # tiktoken's own word for another hash; with its cache off it compares none
+        data = b""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ConnectionError(
+            f"{_ADDRESS}{name} has another sha256 than GPT-2's, as a network's sign-in page has; {way_out}")
+    return data
