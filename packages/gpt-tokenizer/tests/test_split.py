@@ -61,10 +61,11 @@ def test_a_long_text_without_a_border_is_one_word() -> None:
     assert split.count_words(["a" * 1_500_000]) == {"a" * 1_500_000: 1}
 
 
-def test_chunks_are_broken_into_words_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "".join(f" {i},x" for i in range(1000))
+@pytest.mark.parametrize("text", ["".join(f" {i},x" for i in range(1000)), "a-b.c," * 1000])
+def test_chunks_are_broken_into_words_when_they_hold_much(
+        monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     texts = [text[i:i + 100] for i in range(0, len(text), 100)]
-    monkeypatch.setattr(split, "_MAX_CHUNKS", 30)
+    monkeypatch.setattr(split, "_MAX_CHARACTERS", 250)
     assert split.count_words(texts) == Counter(w for text in texts for w in words_of(text))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from gpt_tokenizer import BPETokenizer
+from gpt_tokenizer import BPETokenizer, split
 from gpt_tokenizer.files import token_name
 from gpt_tokenizer.train import BYTE_ORDER, learn_merges
 
@@ -144,9 +144,15 @@ def test_bad_input_is_refused_with_its_reason(
         BPETokenizer.train(texts, **options)  # type: ignore[arg-type]
 
 
-def test_memory_grows_with_distinct_words_not_with_text(english: list[str]) -> None:
+@pytest.mark.parametrize("separator", [" ", ","], ids=["spaces", "no spaces"])
+def test_memory_grows_with_distinct_words_not_with_text(
+        monkeypatch: pytest.MonkeyPatch, separator: str) -> None:
+    monkeypatch.setattr(split, "_MAX_CHARACTERS", 100_000)
+
     def peak(n_texts: int) -> int:
-        texts: Iterator[str] = (english[0] * 50 for _ in range(n_texts))
+        draw = random.Random(0)
+        words = ["".join(draw.choices("abcdefgh", k=6)) for _ in range(2_000)]
+        texts: Iterator[str] = (separator.join(draw.choices(words, k=1_000)) for _ in range(n_texts))
         tracemalloc.start()
         BPETokenizer.train(texts, vocab_size=270)
         try:

@@ -27,7 +27,7 @@ _CHUNK_BORDER = re.compile(f"[^{_SPACE}](?=[{_SPACE}])")
 # tiktoken's regex engine panics when a million spaces precede a word: its stack is full.
 _LONG_RUN = 65_536
 _SLICE = 1_000_000      # characters of one text that are counted at a time
-_MAX_CHUNKS = 500_000   # distinct chunks kept before they are broken into words
+_MAX_CHARACTERS = 8_000_000     # of chunks kept before they are broken into words
 
 
 def check_unicode(text: str) -> None:
@@ -80,6 +80,7 @@ def count_words(texts: Iterable[str], *, special_tokens: Sequence[str] = ()) -> 
     special = special_pattern(special_tokens)
     words: Counter[str] = Counter()
     chunks: Counter[str] = Counter()
+    n_characters = 0    # of chunks, at most: it also counts again those that are there already
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(
@@ -88,9 +89,13 @@ def count_words(texts: Iterable[str], *, special_tokens: Sequence[str] = ()) -> 
         for part in special.split(text)[::2] if special else [text]:
             for piece in _slices(part):
                 chunks.update(_CHUNK.findall(piece))
-                if len(chunks) > _MAX_CHUNKS:
-                    _count_into(words, chunks)
-                    chunks.clear()
+                n_characters += len(piece)
+                if n_characters > _MAX_CHARACTERS:
+                    n_characters = sum(map(len, chunks))
+                    if n_characters > _MAX_CHARACTERS // 2:
+                        _count_into(words, chunks)
+                        chunks.clear()
+                        n_characters = 0
     _count_into(words, chunks)
     return words
 
