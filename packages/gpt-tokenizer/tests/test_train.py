@@ -117,6 +117,12 @@ def test_special_tokens_in_the_text_are_not_learned() -> None:
     assert parted.sha256 == plain.sha256
 
 
+def test_a_word_of_many_thousand_letters_is_learned_and_checked_in_no_time() -> None:
+    with pytest.warns(UserWarning, match="pairs for"):      # minutes, where each occurrence costs a pass
+        tokenizer = BPETokenizer.train(["a" * 300_000], vocab_size=300)
+    assert max(len(left + right) for left, right in tokenizer.merges) > 100_000
+
+
 def test_too_small_text_warns_and_gives_a_smaller_tokenizer() -> None:
     with pytest.warns(UserWarning, match="pairs for 259 tokens only, vocab_size asked for 1000"):
         tokenizer = BPETokenizer.train(["abc"], vocab_size=1000)

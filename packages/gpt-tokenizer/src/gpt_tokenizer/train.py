@@ -58,7 +58,7 @@ def _merge(pair: str, token: str, corpus: list[str], frequencies: list[int],
     """Replace ``pair`` by ``token`` in every word that holds it; return the pairs whose counts grew."""
     left, right = pair[0], pair[1]
     grown: set[str] = set()
-    for place in places.pop(pair):
+    for place in set(places.pop(pair)):     # a word with many occurrences is named as often
         word = corpus[place]
         parts = word.split(pair)        # leftmost occurrences first, as the encoder merges
         if len(parts) == 1:
