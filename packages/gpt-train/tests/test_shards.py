@@ -1,3 +1,5 @@
+"""Reading a folder of shards: the stream, its batches and its windows."""
+
 from itertools import islice
 
 import numpy as np
@@ -6,8 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_train import DataError, ShardDataset, ShardWriter, write_shards
-from gpt_train.shard_files import HEADER_BYTES, ShardHeader
+from gpt_train import DataError, ShardDataset, write_shards
 
 TOKENIZER = "ab" * 32
 
@@ -20,22 +21,6 @@ def write(folder, n_tokens, *, shard_tokens=2**26, n_vocab=100_000, pieces=3):
 
 def starts(batch):
     return batch[0][:, 0].tolist()
-
-
-def rewrite_header(path, **changes):
-    """Replace fields of a header, checksum included, as a program with a fault would write it."""
-    header, payload = ShardHeader.read(path), path.read_bytes()[HEADER_BYTES:]
-    fields = {name: getattr(header, name) for name in header.__dataclass_fields__}
-    path.write_bytes(ShardHeader(**(fields | changes)).pack() + payload)
-
-
-@pytest.mark.parametrize(("n_vocab", "width"), [(2, 2), (65_536, 2), (65_537, 4), (2**32, 4)])
-def test_ids_take_two_bytes_where_the_vocabulary_fits_and_else_four(tmp_path, n_vocab, width):
-    [path] = write_shards(tmp_path, [[0, 1, n_vocab - 1]], n_vocab=n_vocab, tokenizer_sha256=TOKENIZER)
-
-    assert path.stat().st_size == HEADER_BYTES + 3 * width
-    payload = np.frombuffer(path.read_bytes()[HEADER_BYTES:], dtype=f"<u{width}")
-    assert payload.tolist() == [0, 1, n_vocab - 1]
 
 
 @given(
@@ -155,52 +140,6 @@ def test_evaluation_windows_score_every_target_exactly_once(
         windows[len(windows)]
 
 
-@pytest.mark.parametrize("ids", [[0, 100], [-1], [2**40], [2**70], [0.5], [[1, 2]]])
-def test_writing_an_id_that_is_not_in_the_vocabulary_is_refused_and_leaves_nothing(tmp_path, ids):
-    with pytest.raises(DataError):
-        write_shards(tmp_path, [[1, 2, 3], ids], n_vocab=100, tokenizer_sha256=TOKENIZER, shard_tokens=2)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_writing_no_token_is_refused(tmp_path):
-    with pytest.raises(DataError, match="empty"):
-        write_shards(tmp_path, [[], []], n_vocab=100, tokenizer_sha256=TOKENIZER)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_writing_over_other_shards_is_refused_and_leaves_them(tmp_path):
-    [path] = write(tmp_path, 10)
-    before = path.read_bytes()
-
-    with pytest.raises(DataError, match="already holds shards"):
-        write(tmp_path, 20)
-    assert path.read_bytes() == before
-
-
-def test_a_writer_that_fails_removes_its_own_files_only(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
-    writer = ShardWriter(tmp_path, n_vocab=100, tokenizer_sha256=TOKENIZER, shard_tokens=2)
-
-    def fail():
-        with writer:
-            writer.write([1, 2, 3, 4, 5])
-            assert len(writer.paths) == 2
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space"):
-        fail()
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-@pytest.mark.parametrize(
-    "settings_",
-    [{"n_vocab": 0}, {"n_vocab": 2**32 + 1}, {"shard_tokens": 0}, {"tokenizer_sha256": "xyz"}],
-)
-def test_a_writer_refuses_settings_that_break_their_rule(tmp_path, settings_):
-    with pytest.raises(ValueError, match=next(iter(settings_))):
-        ShardWriter(tmp_path, **({"n_vocab": 100, "tokenizer_sha256": TOKENIZER} | settings_))
-
-
 def test_a_text_that_is_too_short_says_how_many_tokens_are_needed(tmp_path):
     write(tmp_path, 16)
     dataset = ShardDataset(tmp_path)
@@ -217,106 +156,3 @@ def test_a_batch_refuses_numbers_that_break_their_rule(tmp_path, wrong):
 
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ShardDataset(tmp_path).batch(**(good | wrong))
-
-
-# What follows are the faults of a folder: each is refused when it is opened.
-
-
-def flip(path, position):
-    data = bytearray(path.read_bytes())
-    data[position] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("fault", "message"),
-    [
-        (lambda p: p.write_bytes(b"NOTSHARD" + p.read_bytes()[8:]), "is not a shard file"),
-        (lambda p: p.write_bytes(b""), "is not a shard file"),
-        (lambda p: p.write_bytes(p.read_bytes()[:50]), "cut off within its header"),
-        (lambda p: flip(p, 8), "version"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-1]), "bytes"),
-        (lambda p: p.write_bytes(p.read_bytes() + b"\0\0"), "bytes"),
-        (lambda p: p.unlink(), "lacks shard-00001.bin"),
-        (lambda p: p.rename(p.with_name("shard-00003.bin")), "lacks shard-00001.bin"),
-        (lambda p: p.with_name("shard-00002.bin").unlink(), "is not the last shard"),
-        (lambda p: p.write_bytes(p.with_name("shard-00000.bin").read_bytes()), "rename it"),
-        (lambda p: rewrite_header(p, tokenizer_sha256="cd" * 32), "another tokenizer_sha256"),
-        (lambda p: rewrite_header(p, n_vocab=200), "another n_vocab"),
-        (lambda p: rewrite_header(p, n_vocab=2**20), "bytes"),
-        (lambda p: rewrite_header(p, is_last=True), "more follow"),
-        (lambda p: rewrite_header(p, n_tokens=0), "bytes"),
-    ],
-)
-def test_a_folder_with_a_fault_is_refused_when_it_is_opened(tmp_path, fault, message):
-    paths = write(tmp_path, 30, shard_tokens=10, n_vocab=100)
-    fault(paths[1])
-
-    with pytest.raises(DataError, match=message) as caught:
-        ShardDataset(tmp_path)
-    assert str(tmp_path) in str(caught.value)
-
-
-def test_every_flipped_bit_of_a_header_is_noticed_when_it_is_opened(tmp_path):
-    [path] = write(tmp_path, 30, n_vocab=100)
-    good = path.read_bytes()
-
-    for bit in range(8 * 108):
-        bad = bytearray(good)
-        bad[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(bad)
-        with pytest.raises(DataError):
-            ShardDataset(tmp_path)
-
-
-def test_every_flipped_bit_of_the_ids_is_noticed_by_verify(tmp_path):
-    [path] = write(tmp_path, 30, n_vocab=100)
-    good = path.read_bytes()
-
-    for bit in range(8 * HEADER_BYTES, 8 * len(good)):
-        bad = bytearray(good)
-        bad[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(bad)
-        with pytest.raises(DataError, match=path.name):
-            ShardDataset(tmp_path).verify()
-
-
-def test_an_id_outside_the_vocabulary_never_reaches_the_model(tmp_path):
-    [path] = write(tmp_path, 30, n_vocab=100)
-    data = bytearray(path.read_bytes())
-    data[HEADER_BYTES + 20 : HEADER_BYTES + 22] = (100).to_bytes(2, "little")
-    path.write_bytes(data)
-
-    with pytest.raises(DataError, match="holds id 100"):
-        ShardDataset(tmp_path).verify()
-    with pytest.raises(DataError, match="holds id 100"):
-        list(ShardDataset(tmp_path).windows(batch_size=1, context_length=8))
-
-
-def test_shards_of_another_tokenizer_or_vocabulary_are_refused(tmp_path):
-    write(tmp_path, 30, n_vocab=100)
-
-    with pytest.raises(DataError, match="another tokenizer"):
-        ShardDataset(tmp_path, tokenizer_sha256="cd" * 32)
-    with pytest.raises(DataError, match="vocabulary of 100, but the model has 101"):
-        ShardDataset(tmp_path, n_vocab=101)
-
-
-def test_a_folder_without_shards_is_refused(tmp_path):
-    (tmp_path / "file").write_text("", encoding="utf-8")
-
-    with pytest.raises(DataError, match="holds no shard"):
-        ShardDataset(tmp_path)
-    with pytest.raises(DataError, match="does not exist"):
-        ShardDataset(tmp_path / "nothing")
-    with pytest.raises(DataError, match="it is a file"):
-        ShardDataset(tmp_path / "file")
-
-
-def test_what_a_killed_writer_left_behind_is_not_taken_for_a_text(tmp_path):
-    writer = ShardWriter(tmp_path, n_vocab=100, tokenizer_sha256=TOKENIZER, shard_tokens=5)
-    writer.write(list(range(12)))
-    writer._file.close()  # the process dies here: two shards are there, the third has its temporary name
-
-    with pytest.raises(DataError, match="is not the last shard"):
-        ShardDataset(tmp_path)
