@@ -1,5 +1,8 @@
 """The faults of a folder of shards: each is refused when it is opened, or by ``verify``."""
 
+import struct
+import zlib
+
 import pytest
 
 from gpt_train import DataError, ShardDataset, ShardWriter, write_shards
@@ -20,6 +23,14 @@ def rewrite_header(path, **changes):
     header, payload = ShardHeader.read(path), path.read_bytes()[HEADER_BYTES:]
     fields = {name: getattr(header, name) for name in header.__dataclass_fields__}
     path.write_bytes(ShardHeader(**(fields | changes)).pack() + payload)
+
+
+def rewrite_width(path, width):
+    """Let a header say another number of bytes an id than its vocabulary takes, under a checksum that fits."""
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 12, width)
+    struct.pack_into("<I", data, 104, zlib.crc32(data[:104]))
+    path.write_bytes(data)
 
 
 def flip(path, position):
@@ -46,6 +57,7 @@ def flip(path, position):
         (lambda p: rewrite_header(p, n_vocab=2**20), "bytes"),
         (lambda p: rewrite_header(p, is_last=True), "more follow"),
         (lambda p: rewrite_header(p, n_tokens=0), "bytes"),
+        (lambda p: rewrite_width(p, 4), "stores 4 bytes an id, but a vocabulary of 100 is stored in 2"),
     ],
 )
 def test_a_folder_with_a_fault_is_refused_when_it_is_opened(tmp_path, fault, message):
