@@ -1,5 +1,7 @@
 """Writing shard files: what they hold, and what is left of them where writing fails."""
 
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,18 @@ from gpt_train import DataError, ShardWriter, write_shards
 from gpt_train.shard_files import HEADER_BYTES
 
 TOKENIZER = "ab" * 32
+
+
+@contextmanager
+def no_file_longer_than(n_bytes):
+    """A disk that is full as the kernel reports it: a write beyond ``n_bytes`` of a file fails."""
+    resource = pytest.importorskip("resource", reason="only Unix limits the length of files")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.parametrize(("n_vocab", "width"), [(2, 2), (65_536, 2), (65_537, 4), (2**32, 4)])
@@ -53,6 +67,18 @@ def test_a_writer_that_fails_removes_its_own_files_only(tmp_path):
     with pytest.raises(OSError, match="No space"):
         fail()
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("n_more", [600, 60_000], ids=["when the buffer is flushed", "when ids are written"])
+def test_a_writer_leaves_nothing_on_a_disk_that_is_full(tmp_path, n_more):
+    writer = ShardWriter(tmp_path, n_vocab=100, tokenizer_sha256=TOKENIZER, shard_tokens=100_000)
+
+    writer.write([1] * 100_001)  # a finished shard, and the beginning of the next
+    assert len(writer.paths) == 1
+
+    with pytest.raises(OSError, match="too large"), no_file_longer_than(1000), writer:
+        writer.write([2] * n_more)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

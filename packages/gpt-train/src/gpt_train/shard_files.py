@@ -15,6 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -169,7 +170,9 @@ class ShardWriter:
     def discard(self) -> None:
         """Remove every file this writer wrote."""
         if self._file is not None:
-            self._file.close()
+            # On a full disk closing fails once more: it writes what is left in the buffer.
+            with suppress(OSError):
+                self._file.close()
             self._file = None
         for path in (self._temporary, *self.paths):
             path.unlink(missing_ok=True)
