@@ -56,3 +56,14 @@ def test_no_gradient_is_kept_where_none_is_needed() -> None:
         loss = head_cross_entropy(features, head, targets, ignored=IGNORED)
     assert not loss.requires_grad
     torch.testing.assert_close(loss, cross_entropy(head(features), targets, reduction="sum"))
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    features, head, targets = problem(torch.float32)
+    loss = head_cross_entropy(features, head, targets, ignored=IGNORED)
+    loss.backward(retain_graph=True)
+    assert features.grad is not None
+    before = features.grad.clone()
+    with pytest.raises(RuntimeError, match="can be taken once"):
+        loss.backward()
+    assert torch.equal(features.grad, before)

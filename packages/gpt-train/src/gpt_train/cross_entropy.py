@@ -25,7 +25,7 @@ def head_cross_entropy(features: Tensor, head: nn.Linear, targets: Tensor, *, ig
 
     ``head`` has no bias. Targets equal to ``ignored`` are not counted. Under autocast the products run in its
     dtype, as ``head`` would; the softmax is never below float32: in bfloat16 it keeps only 8 bits of each
-    probability. The gradient can be taken once, and not of itself.
+    probability. The gradient can be taken once (RuntimeError at the second time), and not of itself.
     """
     total: Tensor = _HeadCrossEntropy.apply(features, head.weight, targets, head, ignored)
     return total
@@ -60,8 +60,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "the gradient of this loss was taken before and can be taken once: compute the loss again for a second "
+                "backward pass"
+            )
         grad_features, grad_weight = ctx.gradients
-        ctx.gradients = None, None  # scaled in place below, so of no use to a second backward pass
+        ctx.gradients = None  # scaled in place below, so of no use to a second backward pass
         return _scaled_(grad_features, grad), _scaled_(grad_weight, grad), None, None, None
 
 
