@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 
 import gpt_train.cross_entropy as module
 from gpt_train.cross_entropy import head_cross_entropy
@@ -50,10 +51,21 @@ def test_softmax_is_float32_under_bfloat16_autocast() -> None:
     torch.testing.assert_close(head.weight.grad, grads[1], rtol=0.02, atol=0.05)
 
 
-def test_no_gradient_is_kept_where_none_is_needed() -> None:
+@pytest.mark.parametrize("features_need_it", [True, False])
+@pytest.mark.parametrize("head_needs_it", [True, False])
+def test_each_gradient_costs_one_product_where_it_is_needed_and_none_elsewhere(
+    features_need_it: bool, head_needs_it: bool
+) -> None:
     features, head, targets = problem(torch.float32)
-    with torch.no_grad():
+    features.requires_grad_(features_need_it)
+    head.weight.requires_grad_(head_needs_it)
+    product = 2 * features.numel() * len(head.weight)
+    with FlopCounterMode(display=False) as training:
+        head_cross_entropy(features, head, targets, ignored=IGNORED)
+    with FlopCounterMode(display=False) as evaluation, torch.no_grad():
         loss = head_cross_entropy(features, head, targets, ignored=IGNORED)
+    assert training.get_total_flops() == product * (1 + features_need_it + head_needs_it)
+    assert evaluation.get_total_flops() == product
     assert not loss.requires_grad
     torch.testing.assert_close(loss, cross_entropy(head(features), targets, reduction="sum"))
 

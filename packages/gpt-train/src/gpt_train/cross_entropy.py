@@ -27,18 +27,26 @@ def head_cross_entropy(features: Tensor, head: nn.Linear, targets: Tensor, *, ig
     dtype, as ``head`` would; the softmax is never below float32: in bfloat16 it keeps only 8 bits of each
     probability. The gradient can be taken once (RuntimeError at the second time), and not of itself.
     """
-    total: Tensor = _HeadCrossEntropy.apply(features, head.weight, targets, head, ignored)
+    # Asked here: within the function gradients are always off, and a weight "needs" one under no_grad too.
+    keep_gradients = torch.is_grad_enabled()
+    total: Tensor = _HeadCrossEntropy.apply(features, head.weight, targets, head, ignored, keep_gradients)
     return total
 
 
 class _HeadCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, head: nn.Linear, ignored: int
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        head: nn.Linear,
+        ignored: int,
+        keep_gradients: bool,
     ) -> Tensor:
         device = features.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-        needs_features, needs_weight = ctx.needs_input_grad[:2]
+        needs_features, needs_weight = (keep_gradients and needed for needed in ctx.needs_input_grad[:2])
         total = torch.zeros((), dtype=_at_least_float32(dtype), device=features.device)
         grad_features = torch.empty_like(features) if needs_features else None
         grad_weight: Tensor | None = None
@@ -46,8 +54,9 @@ class _HeadCrossEntropy(torch.autograd.Function):
             cast_weight = weight.to(dtype)
             for rows in _slices(features.shape[0], _CHUNK_LOGITS // weight.shape[0]):
                 inputs = features[rows].to(dtype)                               # (C, D)
-                # The layer itself may know a quicker kernel for its own dtype.
-                logits = head(inputs) if dtype == weight.dtype else linear(inputs, cast_weight)
+                # The layer itself may know a quicker kernel for its own dtype. Not by a call: that would run hooks on
+                # all modules, and torch's own (FlopCounterMode) fail where gradients are off.
+                logits = head.forward(inputs) if dtype == weight.dtype else linear(inputs, cast_weight)
                 total += _to_gradient_(logits, targets[rows], ignored)          # (C, V)
                 if grad_features is not None:
                     grad_features[rows] = logits @ cast_weight
@@ -67,7 +76,7 @@ class _HeadCrossEntropy(torch.autograd.Function):
             )
         grad_features, grad_weight = ctx.gradients
         ctx.gradients = None  # scaled in place below, so of no use to a second backward pass
-        return _scaled_(grad_features, grad), _scaled_(grad_weight, grad), None, None, None
+        return _scaled_(grad_features, grad), _scaled_(grad_weight, grad), None, None, None, None
 
 
 def _to_gradient_(logits: Tensor, targets: Tensor, ignored: int) -> Tensor:
