@@ -1,10 +1,14 @@
 import math
+from types import MethodType
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
+import gpt_train.loss as module
+from gpt_core import GPTModel, GPTModelFast
 from gpt_train import calc_loss_batch, calc_loss_loader, evaluate_model, sequence_loss
 
 V, T = 11, 4
@@ -56,6 +60,82 @@ def test_the_gradient_is_that_of_the_formula():
 
     for gradient, p in zip(found, net.parameters(), strict=True):
         assert torch.allclose(gradient, p.grad, atol=1e-12)
+
+
+CONFIG = {
+    "vocab_size": V, "context_length": T, "emb_dim": 8, "n_heads": 2, "n_layers": 1, "drop_rate": 0.0,
+    "qkv_bias": False,
+}
+
+
+class DoubledModel(GPTModel):
+    def forward(self, *args, **kwargs):
+        return 2 * super().forward(*args, **kwargs)
+
+
+class DoubledLinear(nn.Linear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def doubled_by_instance(module):
+    module.forward = MethodType(lambda self, x: 2 * type(self).forward(self, x), module)
+
+
+def doubled_by_hook(module):
+    module.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def changed(net, change, part):
+    change(net if part == "model" else net.out_head)
+    return net
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GPTModel(CONFIG),
+        lambda: DoubledModel(CONFIG),
+        lambda: changed(GPTModel(CONFIG), doubled_by_instance, "model"),
+        lambda: changed(GPTModel(CONFIG), doubled_by_instance, "head"),
+        lambda: changed(GPTModel(CONFIG), doubled_by_hook, "model"),
+        lambda: changed(GPTModel(CONFIG), doubled_by_hook, "head"),
+        lambda: changed(GPTModel(CONFIG), lambda net: setattr(net, "out_head", DoubledLinear(8, V, False)), "model"),
+        lambda: changed(GPTModel(CONFIG), lambda net: setattr(net, "out_head", nn.Linear(8, V)), "model"),
+    ],
+)
+def test_the_loss_is_that_of_the_models_own_logits_however_they_come_about(make):
+    torch.manual_seed(0)
+    net, (inputs, targets) = make(), next(iter(DataLoader(rows(3), batch_size=3)))
+    expected = cross_entropy(net(inputs).flatten(0, 1), targets.flatten())
+    grads = torch.autograd.grad(expected, list(net.parameters()))
+    found = sequence_loss(net, inputs, targets)
+
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, list(net.parameters())), grads)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")  # torch's: ids have no gradient
+@pytest.mark.parametrize("part", ["model", "head"])
+@pytest.mark.parametrize("kind", ["register_full_backward_hook", "register_full_backward_pre_hook"])
+def test_a_backward_hook_is_called_as_it_is_without_the_fused_loss(part, kind):
+    net, calls = GPTModel(CONFIG), []
+    hooked = net if part == "model" else net.out_head
+    getattr(hooked, kind)(lambda module, *grads: calls.append(module))
+    sequence_loss(net, *next(iter(DataLoader(rows(3), batch_size=3)))).backward()
+
+    assert calls == [hooked]
+
+
+@pytest.mark.parametrize(
+    "make", [GPTModel, lambda config: GPTModel(config, explicit=True), GPTModelFast, type("Named", (GPTModel,), {})]
+)
+def test_a_model_that_nobody_changed_never_computes_all_its_logits_at_once(make, monkeypatch):
+    net = make(CONFIG)
+    monkeypatch.setattr(module, "cross_entropy", None)  # calling it would fail
+    sequence_loss(net, *next(iter(DataLoader(rows(3), batch_size=3)))).backward()
+
+    assert all(p.grad is not None for p in net.parameters())
 
 
 def test_the_mean_over_no_counted_target_is_nan_as_in_the_book():

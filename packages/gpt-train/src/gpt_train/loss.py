@@ -16,6 +16,8 @@ from gpt_core import GPTModel
 from gpt_train.cross_entropy import head_cross_entropy
 
 IGNORED = -100
+# Where torch's Linear and the model's own live: by name, because this package does not depend on gpt-attention.
+_LINEAR_MODULES = ("torch.nn.modules.linear", "gpt_attention.products")
 
 
 def sequence_loss(
@@ -24,9 +26,9 @@ def sequence_loss(
     """Return the cross-entropy of ``targets`` (B, T) under the model's logits for ``inputs`` (B, T).
 
     "mean" divides by the number of counted targets, as in the book: nan if there is none. "sum" does not
-    divide.
+    divide. The gradient can be taken once; RuntimeError says so where a ``GPTModel``'s is asked for again.
     """
-    if _has_plain_head(model) and not torch.compiler.is_compiling():
+    if not torch.compiler.is_compiling() and _has_plain_head(model):
         vectors = model.features(inputs).flatten(0, 1)                   # (B * T, D)
         total = head_cross_entropy(vectors, model.out_head, targets.flatten(), ignored=IGNORED)
         return total if reduction == "sum" else total / (targets != IGNORED).sum()
@@ -38,12 +40,18 @@ def sequence_loss(
 
 
 def _has_plain_head(model: nn.Module) -> TypeGuard[GPTModel]:
-    """Whether the model is its features and one product: no hook, no bias, no LoRA around the head."""
-    if not isinstance(model, GPTModel):
+    """Whether the logits are the features and one product: no forward but our own, no hook, bias or LoRA."""
+    if not isinstance(model, GPTModel) or type(model).forward is not GPTModel.forward:
         return False
     head = model.out_head
-    hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (model, head))
-    return isinstance(head, nn.Linear) and head.bias is None and not hooked
+    is_linear = isinstance(head, nn.Linear) and type(head).__module__ in _LINEAR_MODULES
+    return is_linear and head.bias is None and not _is_changed(model) and not _is_changed(head)
+
+
+def _is_changed(module: nn.Module) -> bool:
+    """Whether this one object has a hook, or a ``forward`` that is not its class's."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks) or "forward" in vars(module)
 
 
 def calc_loss_batch(
