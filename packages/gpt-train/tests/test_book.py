@@ -124,11 +124,12 @@ def test_train_model_simple_gives_the_books_numbers_and_lines(capsys):
 
 @pytest.mark.parametrize("warmup", [0, 1, 5, 100])
 @pytest.mark.parametrize("original", [False, True])
-def test_train_model_gives_appendix_ds_numbers_lines_and_rates(capsys, warmup, original):
+@pytest.mark.parametrize("least", [1e-5, 6e-3], ids=["falling", "rising above the peak"])
+def test_train_model_gives_appendix_ds_numbers_lines_and_rates(capsys, warmup, original, least):
     def rate(s, total):
         if s < warmup:
             return 1e-4 + s * (4e-3 - 1e-4) / warmup
-        return 1e-5 + (4e-3 - 1e-5) * 0.5 * (1 + math.cos(math.pi * (s - warmup) / (total - warmup)))
+        return least + (4e-3 - least) * 0.5 * (1 + math.cos(math.pi * (s - warmup) / (total - warmup)))
 
     def clip(s):
         return s > warmup if original else s >= warmup
@@ -136,7 +137,7 @@ def test_train_model_gives_appendix_ds_numbers_lines_and_rates(capsys, warmup, o
     expected = plain_training(3, 5, 1, rate=rate, clip=clip, label="Iter")
     model, *loaders, optimizer = setting()
     found = train_model(
-        model, *loaders, optimizer, "cpu", 3, 5, 1, "Every effort", Letters(), warmup, 1e-4, 1e-5, original
+        model, *loaders, optimizer, "cpu", 3, 5, 1, "Every effort", Letters(), warmup, 1e-4, least, original
     )
 
     assert found[0] == pytest.approx(expected[0], abs=1e-5)

@@ -13,10 +13,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from gpt_core import generate_text_simple, text_to_token_ids, token_ids_to_text
-from gpt_train.config import TrainConfig
 from gpt_train.data import SupportsEncode
 from gpt_train.loss import evaluate_model
-from gpt_train.schedule import learning_rate_at
+from gpt_train.schedule import warmup_and_cosine
 from gpt_train.step import Batch, Stepper
 
 
@@ -70,22 +69,20 @@ def train_model(
 ) -> tuple[list[float], list[float], list[int], list[float]]:
     """Train with warm-up, cosine and clipping (appendix D); return the same and each step's rate.
 
-    The peak rate is the optimizer's. The gradient is clipped to norm 1 once the warm-up is over; with
-    ``orig_book_version`` only after the first step that follows it. Otherwise as ``train_model_simple``.
+    The peak rate is the optimizer's; if it lies below ``min_lr``, the cosine rises. The gradient is clipped to norm 1
+    once the warm-up is over; with ``orig_book_version`` only after the first step that follows it. Otherwise as
+    ``train_model_simple``.
     """
-    config = TrainConfig(
-        max_steps=max(1, len(train_loader) * n_epochs),
-        lr=optimizer.param_groups[0]["lr"],
-        min_lr=min_lr,
-        initial_lr=initial_lr,
-        warmup_steps=warmup_steps,
-    )
+    peak_lr, max_steps = optimizer.param_groups[0]["lr"], len(train_loader) * n_epochs
     track_lrs: list[float] = []
 
     def clip_at(step: int) -> float:
-        track_lrs.append(learning_rate_at(step, config))
+        lr = warmup_and_cosine(
+            step, max_steps=max_steps, warmup_steps=warmup_steps, initial_lr=initial_lr, lr=peak_lr, min_lr=min_lr
+        )
+        track_lrs.append(lr)
         for group in optimizer.param_groups:
-            group["lr"] = track_lrs[-1]
+            group["lr"] = lr
         return 1.0 if step >= warmup_steps + orig_book_version else 0.0
 
     losses_and_tokens = _train(

@@ -24,13 +24,22 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     """
     if step < 0:
         raise ValueError(f"step must not be negative, got {step}")
-    warmup = config.warmup_steps
-    if step < warmup:
-        initial = config.lr / (warmup + 1) if config.initial_lr is None else config.initial_lr
-        return initial + step * (config.lr - initial) / warmup
-    if config.schedule == "constant":
-        return config.lr
-    if step >= config.max_steps:
-        return config.min_lr
-    progress = (step - warmup) / (config.max_steps - warmup)
-    return config.min_lr + (config.lr - config.min_lr) / 2 * (1 + math.cos(math.pi * progress))
+    lr, warmup = config.lr, config.warmup_steps
+    if config.schedule == "constant" and step >= warmup:
+        return lr
+    initial_lr = lr / (warmup + 1) if config.initial_lr is None else config.initial_lr
+    return warmup_and_cosine(
+        step, max_steps=config.max_steps, warmup_steps=warmup, initial_lr=initial_lr, lr=lr, min_lr=config.min_lr
+    )
+
+
+def warmup_and_cosine(
+    step: int, *, max_steps: int, warmup_steps: int, initial_lr: float, lr: float, min_lr: float
+) -> float:
+    """Return the rate by the formulas of ``learning_rate_at``, which hold for a ``min_lr`` above ``lr`` too."""
+    if step < warmup_steps:
+        return initial_lr + step * (lr - initial_lr) / warmup_steps
+    if step >= max_steps:
+        return min_lr
+    progress = (step - warmup_steps) / (max_steps - warmup_steps)
+    return min_lr + (lr - min_lr) / 2 * (1 + math.cos(math.pi * progress))
