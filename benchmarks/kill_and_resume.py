@@ -42,9 +42,9 @@ def start(run: Path, max_steps: int) -> subprocess.Popen[str]:
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    """Wait for a run to end well and return what it said."""
-    _, said = process.communicate(timeout=600)
+def finish(process: subprocess.Popen[str], timeout: float = 600) -> str:
+    """Wait ``timeout`` seconds for a run to end well and return what it said."""
+    _, said = process.communicate(timeout=timeout)
     if process.returncode != 0:
         raise SystemExit(f"the training command failed with {process.returncode}:\n{said}")
     return said
@@ -97,13 +97,15 @@ def main() -> int:
             # Most after the imports, some before; all together use up about half of the training.
             after = moments.uniform(0.7 * starting, starting + 1.2 * training / arguments.kills)
             try:
-                process.wait(after)
-                if newest_step(killed) >= arguments.max_steps:
-                    print(f"\nfinished after {kills} kills: take more --max-steps for {arguments.kills}")
-                    break
+                said = finish(process, after)
             except subprocess.TimeoutExpired:
                 process.kill()
-            process.communicate()
+                process.communicate()
+            else:
+                if newest_step(killed) < arguments.max_steps:
+                    raise SystemExit(f"the training command ended by itself before its last step:\n{said}")
+                print(f"\nfinished after {kills} kills: take more --max-steps for {arguments.kills}")
+                break
             kills += 1
             log = killed / "metrics.jsonl"
             reached = re.findall(r'"step": (\d+)', log.read_text(encoding="utf-8")) if log.exists() else []
