@@ -1,3 +1,4 @@
+import errno
 import os
 import re
 import subprocess
@@ -41,9 +42,37 @@ def test_defaults_are_the_recipes(capsys):
     assert capsys.readouterr().out.count("(default: 600000)") == 2
 
 
-def test_unknown_flag_names_the_nearest(capsys):
-    assert main(["--max-stps", "3"]) == 2
-    assert "--max-steps" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--max-stps", "3"], "unknown option '--max-stps' (did you mean '--max-steps'?); see gpt-pretrain --help"),
+        (["--seeds=3"], "unknown option '--seeds' (did you mean '--seed'?); see gpt-pretrain --help"),
+        (["--optimizer", "x"], "unknown option '--optimizer' (did you mean '--tokenizer'?); see gpt-pretrain --help"),
+        (["-q"], "unknown option '-q'; see gpt-pretrain --help"),
+        (
+            ["prepare", "--out", "none", "--vocab-siz", "9"],
+            "unknown option '--vocab-siz' (did you mean '--vocab-size'?); see gpt-pretrain prepare --help",
+        ),
+        (
+            ["sample", "none", "one", "--topk", "3"],
+            "unknown option '--topk' (did you mean '--top-k'?); see gpt-pretrain sample --help",
+        ),
+        (["sample", "none", "one", "two"], "unexpected argument 'two'; see gpt-pretrain sample --help"),
+        (
+            ["trian"],
+            "unknown command 'trian': the commands are prepare and sample, and without one it trains; "
+            "see gpt-pretrain --help",
+        ),
+        (
+            ["prepar"],
+            "unknown command 'prepar' (did you mean 'prepare'?): the commands are prepare and sample, "
+            "and without one it trains; see gpt-pretrain --help",
+        ),
+    ],
+)
+def test_what_is_not_known_is_one_sentence_that_names_the_nearest(capsys, arguments, sentence):
+    assert main(arguments) == 2
+    assert capsys.readouterr() == ("", f"gpt-pretrain: {sentence}\n")
 
 
 def test_unknown_recipe_names_the_nearest(capsys):
@@ -66,6 +95,14 @@ def test_importing_the_command_line_leaves_torch_out():
 def test_missing_text_is_named_and_no_folder_is_made(run, tmp_path, capsys):
     assert run("--data", str(tmp_path / "none.txt")) == 3
     assert "none.txt does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_without_text_is_refused_with_what_counts_as_text(run, tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "cat.png").touch()
+    assert run("--data", str(tmp_path / "pictures")) == 3
+    assert "pictures holds no text: no .txt, .md, .jsonl file at any depth" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -163,17 +200,22 @@ def test_device_that_is_not_there_is_refused(run, capsys, monkeypatch):
     assert "--device cuda: torch" in capsys.readouterr().err
 
 
-def test_full_disk_names_the_way_on(run, monkeypatch, capsys):
-    import errno
-
+@pytest.mark.parametrize(
+    ("command", "way_on"),
+    [([], "go on with: gpt-pretrain .* --resume"), (["prepare"], "start again with: gpt-pretrain prepare .* 300")],
+)
+def test_full_disk_names_the_way_on(text, tmp_path, monkeypatch, capsys, command, way_on):
     from gpt_pretrain import prepare
 
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device", "shard")
 
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     monkeypatch.setattr(prepare, "write_shards", full)
-    assert run() == 5
-    assert "the disk is full" in capsys.readouterr().err
+    out = tmp_path / "out"
+    assert main([*command, "--data", str(text), "--out", str(out), "--vocab-size", "300"]) == 5
+    err = capsys.readouterr().err
+    assert re.search(rf"no room on disk: No space left on device; .*make room, then {way_on}\n$", err)
 
 
 def test_fault_of_our_own_is_not_dressed_up_as_the_persons(run, monkeypatch):

@@ -1,6 +1,7 @@
 import errno
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -151,6 +152,24 @@ def test_summary_that_cannot_be_written_leaves_nothing(text, tmp_path, monkeypat
     monkeypatch.undo()
     assert not (out / "train").exists()
     assert [path.name for path in out.glob("*")] in ([], [".lock"])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files as Linux does")
+@pytest.mark.parametrize("most", [1000, 6000])  # bytes: too few for the tokenizer, for the shards
+def test_no_room_for_prepared_text_is_exit_code_5_and_leaves_nothing(text, tmp_path, tokenizer_file, capsys, most):
+    import resource
+
+    out = tmp_path / "shards"
+    command = ["prepare", "--data", str(text), "--out", str(out), "--tokenizer", str(tokenizer_file)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+    try:
+        assert main(command) == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "no room on disk: File too large" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(command) == 0
 
 
 def test_shards_of_another_tokenizer_are_refused(run, shards, text, tmp_path, capsys):

@@ -1,11 +1,12 @@
 import json
 import re
 import signal
+import sys
 
 import pytest
 
 from gpt_core import list_checkpoints, load_checkpoint
-from gpt_pretrain import prepare
+from gpt_pretrain import data, prepare, summary
 from gpt_pretrain import run as run_module
 from gpt_pretrain.cli import main
 from gpt_pretrain.progress import Progress
@@ -102,7 +103,7 @@ def test_the_command_to_go_on_with_is_the_one_that_was_typed_under_uv_too(run, a
 
 
 def test_second_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
-    run, tmp_path, contents, after_step, monkeypatch
+    run, tmp_path, contents, after_step, monkeypatch, capsys
 ):
     assert run("--out", str(tmp_path / "whole")) == 0
 
@@ -112,8 +113,22 @@ def test_second_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
 
     after_step(3, twice)
     assert run() == 143
+    assert re.search(r"stopped by SIGTERM; go on with: gpt-pretrain .*--resume\n$", capsys.readouterr().err)
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000002"]
     monkeypatch.undo()
+    assert run("--resume") == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(data, "open_corpus"), (prepare, "write_shards"), (summary, "plot_metrics")]
+)
+def test_signal_outside_the_steps_says_how_to_go_on_too(run, tmp_path, contents, monkeypatch, capsys, module, name):
+    assert run("--out", str(tmp_path / "whole")) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, lambda *args, **kwargs: signal.raise_signal(signal.SIGINT))
+        assert run() == 130
+    assert re.search(r"stopped by SIGINT; go on with: gpt-pretrain .*--resume\n$", capsys.readouterr().err)
     assert run("--resume") == 0
     assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
@@ -256,21 +271,24 @@ def test_settings_in_the_readme_stay_cells_of_a_table(run, tmp_path):
     assert "| seed | 123 |" in readme
 
 
-def test_full_disk_is_exit_code_5_and_what_was_saved_stays(run, tmp_path, monkeypatch, capsys):
-    import errno
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files as Linux does")
+def test_no_room_for_a_checkpoint_is_exit_code_5_and_what_was_saved_stays(
+    run, tmp_path, contents, after_step, monkeypatch, capsys
+):
+    import resource
 
-    saved = run_module.save_checkpoint
-
-    def full(folder, *args, **kwargs):
-        if folder.name == "step-00000004":
-            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
-        return saved(folder, *args, **kwargs)
-
-    monkeypatch.setattr(run_module, "save_checkpoint", full)
-    assert run() == 5
-    assert "disk is full" in capsys.readouterr().err
+    assert run("--out", str(tmp_path / "whole")) == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    after_step(3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1])))
+    try:
+        assert run() == 5
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert re.search(r"no room on disk: cannot write the checkpoint .*--resume\n$", capsys.readouterr().err)
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000002"]
     monkeypatch.undo()
     assert run("--resume") == 0
+    assert contents(tmp_path / "run") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("reason", ["can't allocate memory", "not enough memory"])  # on Linux, on Windows

@@ -6,15 +6,20 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import is_dataclass
 from typing import TypeVar
 
-from gpt_pretrain.errors import BAD_DATA, FAILURE, RESOURCE, USAGE, PretrainError
+from gpt_pretrain.errors import BAD_DATA, FAILURE, RESOURCE, USAGE, PretrainError, nearest
 from gpt_pretrain.progress import say
 from gpt_pretrain.signals import Interrupted
 from gpt_pretrain.text_out import command_line
 
 Config = TypeVar("Config")
 
+COMMANDS = ("prepare", "sample")
+"""Words that a command line may begin with; without one it trains."""
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""The disk, the person's share of it, or what one file may take (``ulimit -f``) is full."""
 NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")
 """Words in torch's messages, whose type is RuntimeError: of Linux and macOS, of Windows, of a GPU."""
 
@@ -27,19 +32,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     error to stderr.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[list[str]], int]] = {"prepare": _prepare, "sample": _sample}
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal of another encoding
     try:
         with _warnings_as_lines():
-            if arguments and arguments[0] in commands:
-                return commands[arguments[0]](arguments[1:])
-            return _train(arguments)
+            if _is_training(arguments):
+                return _train(arguments)
+            return {"prepare": _prepare, "sample": _sample}[arguments[0]](arguments[1:])
     except SystemExit as stop:  # tyro has printed its help or what was wrong
         return stop.code if isinstance(stop.code, int) else USAGE
     except Interrupted as interrupted:
-        say(f"gpt-pretrain: {interrupted}")
+        say(f"gpt-pretrain: {interrupted}; {_way_on(arguments)}")
         return interrupted.exit_code
     except KeyboardInterrupt:
         return 130
@@ -51,8 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        say(f"gpt-pretrain: {_sentence(error)}")
+        say(f"gpt-pretrain: {_sentence(error, way_on=_way_on(arguments))}")
         return code
+
+
+def _is_training(arguments: list[str]) -> bool:
+    return not (arguments and arguments[0] in COMMANDS)
 
 
 def _train(arguments: list[str]) -> int:
@@ -74,8 +82,17 @@ def _train(arguments: list[str]) -> int:
             *lines,
         ]
     )
+    prog = "gpt-pretrain"
     config = _parsed(
-        lambda: tyro.cli(PretrainConfig, args=arguments, default=defaults, prog="gpt-pretrain", description=description)
+        lambda: tyro.cli(
+            PretrainConfig,
+            args=arguments,
+            default=defaults,
+            prog=prog,
+            description=description,
+            return_unknown_args=True,
+        ),
+        prog=prog,
     )
     from gpt_pretrain.run import train_command
 
@@ -87,7 +104,9 @@ def _prepare(arguments: list[str]) -> int:
 
     from gpt_pretrain.prepare_command import PrepareConfig, prepare_command
 
-    return prepare_command(_parsed(lambda: tyro.cli(PrepareConfig, args=arguments, prog="gpt-pretrain prepare")))
+    prog = "gpt-pretrain prepare"
+    config = _parsed(lambda: tyro.cli(PrepareConfig, args=arguments, prog=prog, return_unknown_args=True), prog=prog)
+    return prepare_command(config)
 
 
 def _sample(arguments: list[str]) -> int:
@@ -95,15 +114,37 @@ def _sample(arguments: list[str]) -> int:
 
     from gpt_pretrain.sample import SampleConfig, sample_command
 
-    return sample_command(_parsed(lambda: tyro.cli(SampleConfig, args=arguments, prog="gpt-pretrain sample")))
+    prog = "gpt-pretrain sample"
+    config = _parsed(lambda: tyro.cli(SampleConfig, args=arguments, prog=prog, return_unknown_args=True), prog=prog)
+    return sample_command(config)
 
 
-def _parsed(parse: Callable[[], Config]) -> Config:
-    """Return what ``parse`` returns; a value that breaks a rule is a usage error."""
+def _parsed(parse: Callable[[], tuple[Config, list[str]]], *, prog: str) -> Config:
+    """Return the config that ``parse`` returns; a value that breaks a rule, or what is left over, is a usage error."""
     try:
-        return parse()
+        config, unknown = parse()
     except ValueError as error:
         raise PretrainError(str(error), exit_code=USAGE) from None
+    if unknown:
+        raise PretrainError(f"{_unknown(unknown[0], config, prog=prog)}; see {prog} --help", exit_code=USAGE)
+    return config
+
+
+def _unknown(argument: str, config: object, *, prog: str) -> str:
+    """Return what is wrong with an argument that no setting of ``config`` takes."""
+    if argument.startswith("-"):
+        settings = dict(vars(config))
+        for value in vars(config).values():
+            settings |= vars(value) if is_dataclass(value) else {}
+        option = argument.partition("=")[0]
+        return f"unknown option {option!r}{nearest(option, ['--' + name.replace('_', '-') for name in settings])}"
+    if prog == "gpt-pretrain":
+        commands = " and ".join(COMMANDS)
+        return (
+            f"unknown command {argument!r}{nearest(argument, COMMANDS)}: the commands are {commands}, "
+            f"and without one it trains"
+        )
+    return f"unexpected argument {argument!r}"
 
 
 def _recipe(arguments: list[str]) -> str:
@@ -123,6 +164,13 @@ def _typed(arguments: list[str]) -> str:
     return command_line(program, *(argument for argument in arguments if argument != "--resume"))
 
 
+def _way_on(arguments: list[str]) -> str:
+    """Return what to type to get what ``arguments`` asked for after all."""
+    if _is_training(arguments):
+        return f"go on with: {_typed(arguments)} --resume"
+    return f"start again with: {_typed(arguments)}"
+
+
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that a person can do something about, None for a fault of our own."""
     if isinstance(error, PretrainError):
@@ -130,7 +178,7 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
         return RESOURCE
     if isinstance(error, OSError):
-        return RESOURCE if error.errno in (errno.ENOSPC, errno.EDQUOT) else FAILURE
+        return RESOURCE if error.errno in NO_ROOM else FAILURE
     if isinstance(error, FloatingPointError):
         return FAILURE
     if type(error).__name__ == "CheckpointError":
@@ -140,9 +188,9 @@ def _exit_code(error: Exception) -> int | None:
     return None
 
 
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {error.strerror}; nothing saved before is lost: go on with --resume"
+def _sentence(error: Exception, *, way_on: str) -> str:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return f"no room on disk: {error.strerror}; nothing saved before is lost: make room, then {way_on}"
     if isinstance(error, FloatingPointError):  # the same settings would lead there again
         return (
             f"{str(error).partition(';')[0]}; checkpoints saved before are kept: train again with a lower --lr "

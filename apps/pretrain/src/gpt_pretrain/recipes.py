@@ -4,14 +4,13 @@ Beside settings (named as the flags, with underscores) a recipe has ``about``, o
 have ``needs_data``, which says what text it is meant for; then --data must be given.
 """
 
-import difflib
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from gpt_pretrain.config import PretrainConfig, config_from_settings, recipe_settings
-from gpt_pretrain.errors import USAGE, PretrainError
+from gpt_pretrain.errors import USAGE, PretrainError, nearest
 
 NOTES = ("about", "needs_data")
 
@@ -37,7 +36,7 @@ def load_recipe(name: str) -> tuple[PretrainConfig, dict[str, str]]:
     for key in values:
         if key not in known:
             raise PretrainError(
-                f"recipe {name} has an unknown key {key!r}{_nearest(key, known)}; "
+                f"recipe {name} has an unknown key {key!r}{nearest(key, known)}; "
                 f"the keys are the flags, with underscores: see gpt-pretrain --help",
                 exit_code=USAGE,
             )
@@ -60,11 +59,6 @@ def _recipe_text(name: str) -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise PretrainError(f"cannot read the recipe {name}: {error}", exit_code=USAGE) from None
     raise PretrainError(
-        f"unknown recipe {name!r}{_nearest(name, names)}; there are {', '.join(names)}, or give a .toml file",
+        f"unknown recipe {name!r}{nearest(name, names)}; there are {', '.join(names)}, or give a .toml file",
         exit_code=USAGE,
     )
-
-
-def _nearest(value: str, known: list[str]) -> str:
-    found = difflib.get_close_matches(value, known, n=1)
-    return f" (did you mean {found[0]!r}?)" if found else ""

@@ -100,7 +100,7 @@ def train_command(config: PretrainConfig, *, needs_data: str | None, command: st
                 write_record(folder, settings, recipe=config.recipe)
             run = _open_run(config, folder, settings, data, device)
             with MetricsLog(folder / METRICS, resume_step=run.state.step) as log:
-                _steps(run, log, signals, command=command)
+                _steps(run, log, signals)
             finish(run, command=command)
     return 0
 
@@ -141,7 +141,7 @@ def _open_run(config: PretrainConfig, folder: Path, settings: dict[str, Any], da
     )
 
 
-def _steps(run: Run, log: MetricsLog, signals: StopSignals, *, command: str) -> None:
+def _steps(run: Run, log: MetricsLog, signals: StopSignals) -> None:
     """Take the steps that are left, saving every ``save_every``; after a signal, Interrupted, saved."""
     config, state = run.config, run.state
     batches = run.data.train.batches(
@@ -171,5 +171,4 @@ def _steps(run: Run, log: MetricsLog, signals: StopSignals, *, command: str) -> 
                 break
     signals.wait_for_step = False
     if signals.received is not None and saved < config.train.max_steps:
-        say(f"stopped and saved after step {saved:,}; go on with: {command} --resume")
-        raise Interrupted(signals.received)
+        raise Interrupted(signals.received, saved=saved)

@@ -7,10 +7,14 @@ from typing import Any
 
 
 class Interrupted(BaseException):
-    """The command was told to stop; ``exit_code`` is the shell's convention, 128 + the signal's number."""
+    """The command was told to stop; ``exit_code`` is the shell's convention, 128 + the signal's number.
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    ``saved``: the step after which all was saved, where a training loop stopped by itself.
+    """
+
+    def __init__(self, number: int, *, saved: int | None = None) -> None:
+        done = "" if saved is None else f" and saved after step {saved:,}"
+        super().__init__(f"stopped by {signal.Signals(number).name}{done}")
         self.exit_code = 128 + number
 
 
