@@ -79,7 +79,7 @@ class PretrainConfig:
     """Sequences of context_length tokens in a batch; a step takes accumulate of them."""
 
     eval_tokens: int = 65_536
-    """At most this many tokens of the validation text are scored, from its start."""
+    """Tokens of the validation text to score, from its start: rounded down to whole batches, at least one."""
 
     save_every: int = 200
     """Steps between two checkpoints; the last step is always saved."""

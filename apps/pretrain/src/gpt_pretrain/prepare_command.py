@@ -15,7 +15,10 @@ from gpt_pretrain.split import split_corpus
 
 @dataclass(frozen=True, kw_only=True)
 class PrepareConfig(DataConfig):
-    """Turn text into shards that `gpt-pretrain --data OUT` trains on; memory does not grow with the text."""
+    """Turn text into shards that `gpt-pretrain --data OUT` trains on.
+
+    Memory grows with the number of documents, by some hundred bytes for each, not with the length of the text.
+    """
 
     out: Path
     """Folder to write: tokenizer.json, train/, val/, prepare.json."""

@@ -6,7 +6,7 @@ from gpt_pretrain.data import TrainingData
 
 
 class Validation:
-    """The first ``most_tokens`` of the validation text as batches, and what its loss means.
+    """The first ``most_tokens`` of the validation text as whole batches (at least one), and what its loss means.
 
     Attributes: ``batches``, a list-like of (inputs, targets); ``n_tokens`` scored; ``n_characters`` they
     spell.
