@@ -88,7 +88,7 @@ class PretrainConfig:
     """How many of the newest checkpoints stay."""
 
     prompt: str = ""
-    """What the samples shown while training go on from; empty: the start of a document."""
+    """What the samples shown while training go on from; empty: the first words of the held-out text."""
 
     sample_tokens: int = 100
     """Tokens of a sample; 0: no samples."""

@@ -46,16 +46,21 @@ class Run:
     state: TrainState
     validation: Validation
 
+    @property
+    def prompt(self) -> str:
+        """What samples go on from."""
+        return self.config.prompt or self.validation.opening
+
     def sample(self) -> str:
         """Return what the model writes now, the prompt included; the same weights write the same text."""
         pieces = sample_text(
             self.model,
             self.data.tokenizer,
-            self.config.prompt,
+            self.prompt,
             max_new_tokens=self.config.sample_tokens,
             sampling=Sampling(temperature=SAMPLE_TEMPERATURE, seed=self.config.seed),
         )
-        return self.config.prompt + "".join(pieces)
+        return self.prompt + "".join(pieces)
 
     def save(self) -> None:
         """Write the checkpoint of the current step, then remove the oldest ones.

@@ -32,7 +32,7 @@ def finish(run: Run, *, command: str) -> None:
 def sample_command_line(command: str, run: Run) -> str:
     """Return the command that lets the run write, started the way ``command`` was."""
     program = command[: command.index("gpt-pretrain") + len("gpt-pretrain")]
-    prompt = run.config.prompt.strip() or _opening(run)
+    prompt = run.prompt.strip()
     return command_line(program, "sample", str(run.folder), *([prompt] if prompt else []))
 
 
@@ -105,11 +105,3 @@ between vocabularies. Tokenizer: {data.tokenizer}, {data.n_vocab:,} tokens, sha2
 def _cell(value: object) -> str:
     """Return a setting as one cell of a Markdown table: a text within quotes, its line ends and bars escaped."""
     return repr(value).replace("|", "\\|")
-
-
-def _opening(run: Run) -> str:
-    """Return the first words of the validation text, a prompt the model has not seen; "" if there is none."""
-    inputs, targets = run.validation.batches[0]
-    words = run.data.tokenizer.decode(inputs[targets >= 0].tolist()).split()  # -100 fills up the last window
-    # Held out is often the end of a text, which then begins within a word.
-    return " ".join(words[:3] if words and words[0][:1].isupper() else words[1:4])

@@ -9,7 +9,7 @@ class Validation:
     """The first ``most_tokens`` of the validation text as whole batches (at least one), and what its loss means.
 
     Attributes: ``batches``, a list-like of (inputs, targets); ``n_tokens`` scored; ``n_characters`` they
-    spell.
+    spell; ``opening``, the first words, which the model has not seen ("" if there are none).
     """
 
     def __init__(self, data: TrainingData, *, batch_size: int, context_length: int, most_tokens: int) -> None:
@@ -22,6 +22,10 @@ class Validation:
         # The end-of-text tokens between documents are scored, yet spell nothing.
         spelled = scored[scored != data.tokenizer.eot_token].tolist()
         self.n_characters = len(data.tokenizer.decode_bytes(spelled).decode("utf-8", errors="ignore"))
+        inputs, targets = self.batches[0]
+        words = data.tokenizer.decode(inputs[targets >= 0].tolist()).split()
+        # Held out is often the end of a text, which then begins within a word.
+        self.opening = " ".join(words[:3] if words and words[0][:1].isupper() else words[1:4])
 
     def per_character(self, loss: float) -> float:
         """Return the mean ``loss`` in nats a token as nats a character."""
