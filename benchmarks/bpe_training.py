@@ -5,8 +5,9 @@
 Without ``--data`` the text is the source of Python's standard library. Each measurement is a process of its
 own; the contenders take turns, so that a disturbance of the machine hits all of them; the median counts. What
 is timed is the training on texts that lie in memory already, one text a file; memory is the peak of the whole
-process, text and imports included. A contender that is not installed is left out, by name. Results go to
-``benchmarks/results``: bpe_training.json, .md and, if matplotlib is installed, .png.
+process, text and imports included. A contender that is not installed is left out, by name; the trainer that the book's
+repository has as a bonus is in no package on PyPI, so it is not among them. Results go to ``benchmarks/results``:
+bpe_training.json, .md and, if matplotlib is installed, .png.
 """
 
 from __future__ import annotations
