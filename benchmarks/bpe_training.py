@@ -27,6 +27,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_memory
+
 SUFFIXES = {".txt", ".md", ".rst", ".py"}
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 
@@ -121,16 +123,6 @@ def measure(contender: str, data: list[Path], n_characters: int, vocab_size: int
     peak, merges = peak_memory(), merges_of()
     digest = None if merges is None else hashlib.sha256(json.dumps(merges).encode()).hexdigest()
     return {"seconds": seconds, "peak_mib": peak / 2**20, "merges_sha256": digest}
-
-
-def peak_memory() -> int:
-    """Return the largest memory this process has held, in bytes; 0 on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def run_all(options: argparse.Namespace) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_memory
+
 SIZES: dict[str, dict[str, int]] = {
     "laptop": {"layers": 6, "width": 384, "heads": 6, "vocabulary": 4096, "context": 256, "batch": 8, "tokens": 256},
     "124M": {"layers": 12, "width": 768, "heads": 12, "vocabulary": 50257, "context": 1024, "batch": 2, "tokens": 256},
@@ -120,16 +122,6 @@ def measure(contender: str, size_name: str, steps: int) -> dict[str, float]:
         if number >= 2:
             seconds.append(time.perf_counter() - start)
     return {"tokens_per_second": shape[0] * shape[1] / statistics.median(seconds), "peak_gib": peak_memory() / 2**30}
-
-
-def peak_memory() -> int:
-    """Return the largest memory this process has held, in bytes; 0 on Windows."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def curves(file: Path, steps: int) -> dict[str, list[float]]:
