@@ -121,7 +121,7 @@ def test_second_signal_stops_at_once_and_leaves_a_folder_to_go_on_with(
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(data, "open_corpus"), (prepare, "write_shards"), (summary, "plot_metrics")]
+    ("module", "name"), [(data, "read_split"), (prepare, "write_shards"), (summary, "plot_metrics")]
 )
 def test_signal_outside_the_steps_says_how_to_go_on_too(run, tmp_path, contents, monkeypatch, capsys, module, name):
     assert run("--out", str(tmp_path / "whole")) == 0

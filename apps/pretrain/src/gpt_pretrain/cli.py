@@ -181,6 +181,7 @@ def _exit_code(error: Exception) -> int | None:
         return RESOURCE if error.errno in NO_ROOM else FAILURE
     if isinstance(error, FloatingPointError):
         return FAILURE
+    # By name: importing the classes would import torch, for a typo too.
     if type(error).__name__ == "CheckpointError":
         return FAILURE
     if type(error).__name__ == "DataError":

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from gpt_core import GPTConfig
+from gpt_pretrain.device import Device
 from gpt_train import TrainConfig
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Init = Literal["gpt2", "torch"]
 
 

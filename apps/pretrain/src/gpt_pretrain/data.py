@@ -7,9 +7,9 @@ from typing import Any
 
 from gpt_pretrain.config import PretrainConfig
 from gpt_pretrain.data_folder import SUMMARY, TOKENIZER
-from gpt_pretrain.errors import BAD_DATA, USAGE, PretrainError
-from gpt_pretrain.prepare import Prepared, open_corpus, prepare, read_prepared, ready_tokenizer
-from gpt_pretrain.split import Split, split_corpus
+from gpt_pretrain.errors import USAGE, PretrainError
+from gpt_pretrain.prepare import Prepared, prepare, read_prepared, read_split, ready_tokenizer
+from gpt_pretrain.split import Split
 from gpt_tokenizer import BPETokenizer
 from gpt_train import ShardDataset
 
@@ -32,7 +32,6 @@ class TrainingData:
 
     prepared: Prepared
     tokenizer: BPETokenizer
-    tokenizer_file: Path
     train: ShardDataset
     val: ShardDataset
 
@@ -53,11 +52,7 @@ def find_source(config: PretrainConfig, *, run: Path, run_data: Path, say: Calla
             "split_seed": prepared.split_seed,
         }
         return Source(folder=named[0], split=None, identity=identity)
-    corpus = open_corpus(config.data, leave_out=run)
-    say(f"reading {corpus.source}")
-    split = split_corpus(corpus, val_fraction=config.data.val_fraction, seed=config.data.split_seed)
-    if sum(split.lengths) == 0:
-        raise PretrainError(f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA)
+    split = read_split(config.data, leave_out=run, say=say)
     identity = {"data_sha256": split.sha256}
     if config.data.tokenizer != "bpe":  # a vocabulary learned from the same text by the same settings is the same
         identity["tokenizer_sha256"] = ready_tokenizer(config.data.tokenizer).sha256
@@ -76,8 +71,7 @@ def open_data(source: Source, config: PretrainConfig, *, say: Callable[[str], No
             f"give --vocab-size {prepared.n_vocab}",
             exit_code=USAGE,
         )
-    tokenizer_file = source.folder / TOKENIZER
-    tokenizer = ready_tokenizer(str(tokenizer_file))
+    tokenizer = ready_tokenizer(str(source.folder / TOKENIZER))
     train, val = (
         ShardDataset(source.folder / side, n_vocab=prepared.n_vocab, tokenizer_sha256=tokenizer.sha256)
         for side in ("train", "val")
@@ -85,7 +79,7 @@ def open_data(source: Source, config: PretrainConfig, *, say: Callable[[str], No
     for shards in (train, val):
         shards.verify()
     train.n_windows(config.model.context_length)  # a DataError if there are too few tokens for one
-    return TrainingData(prepared=prepared, tokenizer=tokenizer, tokenizer_file=tokenizer_file, train=train, val=val)
+    return TrainingData(prepared=prepared, tokenizer=tokenizer, train=train, val=val)
 
 
 def _prepared(source: Source, config: PretrainConfig, *, say: Callable[[str], None]) -> Prepared:

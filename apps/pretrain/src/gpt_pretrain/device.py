@@ -1,8 +1,11 @@
 """The device a command computes on."""
 
+from typing import Literal, get_args
+
 from gpt_pretrain.errors import RESOURCE, USAGE, PretrainError
 
-KNOWN = ("auto", "cpu", "cuda", "mps")
+Device = Literal["auto", "cpu", "cuda", "mps"]
+KNOWN = get_args(Device)
 
 
 def resolve_device(name: str) -> str:

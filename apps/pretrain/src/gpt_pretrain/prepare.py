@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from gpt_pretrain.config import DataConfig
-from gpt_pretrain.corpus import Corpus, embedded_corpus, file_corpus
+from gpt_pretrain.corpus import embedded_corpus, file_corpus
 from gpt_pretrain.data_folder import SUMMARY, TOKENIZER, begin, clear, write_json
 from gpt_pretrain.errors import BAD_DATA, NETWORK, USAGE, PretrainError
-from gpt_pretrain.split import Split
+from gpt_pretrain.split import Split, split_corpus
 from gpt_tokenizer import BPETokenizer, get_tokenizer
 from gpt_train import write_shards
 
@@ -52,11 +52,20 @@ class Prepared:
         return self.train.characters + self.val.characters
 
 
-def open_corpus(config: DataConfig, *, leave_out: Path | None = None) -> Corpus:
-    """Return the corpus that ``config.data`` names; none named: the embedded one."""
-    if not config.data:
-        return embedded_corpus()
-    return file_corpus(config.data, text_field=config.text_field, leave_out=leave_out)
+def read_split(config: DataConfig, *, leave_out: Path, say: Callable[[str], None]) -> Split:
+    """Read the text that ``config.data`` names (none named: the embedded corpus) once, and part it.
+
+    Files under ``leave_out`` are no data. Raises PretrainError (exit code 3) where there is no text.
+    """
+    if config.data:
+        corpus = file_corpus(config.data, text_field=config.text_field, leave_out=leave_out)
+    else:
+        corpus = embedded_corpus()
+    say(f"reading {corpus.source}")
+    split = split_corpus(corpus, val_fraction=config.val_fraction, seed=config.split_seed)
+    if sum(split.lengths) == 0:
+        raise PretrainError(f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA)
+    return split
 
 
 def prepare(

@@ -5,12 +5,10 @@ from pathlib import Path
 
 from gpt_pretrain.config import DataConfig
 from gpt_pretrain.data_folder import check_free
-from gpt_pretrain.errors import BAD_DATA, PretrainError
 from gpt_pretrain.lock import locked
-from gpt_pretrain.prepare import open_corpus, prepare
+from gpt_pretrain.prepare import prepare, read_split
 from gpt_pretrain.progress import say
 from gpt_pretrain.signals import StopSignals
-from gpt_pretrain.split import split_corpus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +30,7 @@ def prepare_command(config: PrepareConfig) -> int:
     out = config.out
     check_free(out)  # before the lock, which would leave its file there
     with StopSignals():
-        corpus = open_corpus(config, leave_out=out)
-        say(f"reading {corpus.source}")
-        split = split_corpus(corpus, val_fraction=config.val_fraction, seed=config.split_seed)
-        if sum(split.lengths) == 0:
-            raise PretrainError(f"there is no text in {corpus.source}: every document is empty", exit_code=BAD_DATA)
+        split = read_split(config, leave_out=out, say=say)
         with locked(out):
             prepared = prepare(split, out, config=config, vocab_size=config.vocab_size, say=say)
     for name, side in (("training", prepared.train), ("validation", prepared.val)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from gpt_pretrain.device import KNOWN
 from gpt_pretrain.errors import USAGE, PretrainError
 from gpt_pretrain.text_out import printable
 
@@ -44,7 +45,7 @@ class SampleConfig:
     seed: int | None = None
     """The same seed writes the same text; without one each call writes another."""
 
-    device: Annotated[str, tyro.conf.arg(metavar="{auto,cpu,cuda,mps}")] = "auto"
+    device: Annotated[str, tyro.conf.arg(metavar=f"{{{','.join(KNOWN)}}}")] = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
 
 
