@@ -128,9 +128,8 @@ def _probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = (
-            ordered.cumsum(dim=-1) - ordered
-        )  # what the more probable tokens add up to; exactly 0 for the first
+        # What the more probable tokens add up to; exactly 0 for the first.
+        before = ordered.cumsum(dim=-1) - ordered
         dropped = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order, before >= sampling.top_p)
         logits = logits.masked_fill(dropped, -math.inf)
         probabilities = logits.softmax(dim=-1)
