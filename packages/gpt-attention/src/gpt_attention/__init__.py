@@ -5,6 +5,7 @@ from gpt_attention.causal import CausalAttention, MultiHeadAttentionWrapper
 from gpt_attention.functional import attend, causal_mask
 from gpt_attention.multi_head import MultiHeadAttention, PyTorchMultiHeadAttention
 from gpt_attention.products import Linear, linear
+from gpt_attention.rotary import rotary_angles, rotate
 from gpt_attention.self_attention import SelfAttention_v1, SelfAttention_v2
 
 __all__ = [
@@ -19,4 +20,6 @@ __all__ = [
     "attend",
     "causal_mask",
     "linear",
+    "rotary_angles",
+    "rotate",
 ]
