@@ -231,3 +231,16 @@ def test_windows_groups_and_masks_that_make_no_sense_are_refused() -> None:
         attend(queries, keys[:, :2], values[:, :2])
     with pytest.raises(ValueError, match=r"mask must be boolean, .* got torch\.float32"):
         attend(queries, keys, values, mask=torch.zeros(3, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("G", [1, 2, 4])
+def test_a_single_query_in_half_precision_is_as_near_to_the_sum_as_torchs_kernel(G: int, dtype: torch.dtype) -> None:
+    queries, keys, values = (t.detach().to(dtype) for t in qkv(1, 300, leading=(2, 4)))
+    keys, values = keys[:, :G], values[:, :G]
+    exact = plainly(*(t.double() for t in (queries, keys, values)), causal=True, window=None, mask=None)
+    ours = attend(queries, keys, values)
+    theirs = F.scaled_dot_product_attention(queries, keys, values, enable_gqa=True)
+    assert ours.dtype == dtype
+    errors = [float((found.double() - exact).abs().max()) for found in (ours, theirs)]
+    assert errors[0] <= 1.25 * errors[1]

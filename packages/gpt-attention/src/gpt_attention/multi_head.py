@@ -1,6 +1,6 @@
 """Multi-head causal attention (chapter 3, section 3.6.2; Vaswani et al. 2017, section 3.2.2).
 
-Shapes: B batch, T tokens, S cached + new tokens, H heads, K head width, D = H * K.
+Shapes: B batch, T tokens, S cached + new tokens, H heads, G heads of keys and values, K head width, D = H * K.
 """
 
 import torch
@@ -10,6 +10,7 @@ from gpt_attention.cache import KVCache
 from gpt_attention.causal import check_length, drop_mask
 from gpt_attention.functional import attend
 from gpt_attention.products import Linear, linear
+from gpt_attention.rotary import rotary_angles, rotate
 
 # Below this many rows (B * T) putting the three weights into one costs more than the two products it saves.
 _MIN_ROWS_TO_FUSE = 64
@@ -21,6 +22,14 @@ class MultiHeadAttention(nn.Module):
     Queries, keys and values come from one product over the three weights put together; ``explicit`` computes the
     same function step by step as the book does. The parameters are the book's either way. A ``mask`` in a loaded
     state dict is accepted and dropped.
+
+    What models after GPT-2 changed: ``num_kv_heads`` (None: as many as ``num_heads``) heads of keys and values, each
+    shared by a group of query heads (Ainslie et al. 2023), so that ``W_key`` and ``W_value`` are (G * K, D_in); a
+    ``window`` of the last positions that a token sees, its own among them (Jiang et al. 2023; None: all); queries and
+    keys turned by their position with base ``rope_base`` (Su et al. 2021; None: not turned), which needs an even K.
+
+    Raises ValueError if ``num_kv_heads`` does not divide ``num_heads``, ``window`` is less than 1 or K is odd with a
+    ``rope_base``.
     """
 
     def __init__(
@@ -32,19 +41,34 @@ class MultiHeadAttention(nn.Module):
         num_heads: int,
         qkv_bias: bool = False,
         *,
+        num_kv_heads: int | None = None,
+        window: int | None = None,
+        rope_base: float | None = None,
         explicit: bool = False,
     ) -> None:
         super().__init__()
         assert d_out % num_heads == 0, f"d_out must be divisible by num_heads, got {d_out} and {num_heads}"
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_kv_heads < 1 or num_heads % num_kv_heads != 0:
+            raise ValueError(f"num_kv_heads must divide num_heads, got {num_kv_heads} and {num_heads}")
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1 position, got {window}; None sees all")
+        if rope_base is not None and d_out // num_heads % 2 != 0:
+            raise ValueError(
+                f"rotary positions turn pairs of values, so d_out / num_heads must be even, got {d_out // num_heads}"
+            )
         self.d_out = d_out
         self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
         self.head_dim = d_out // num_heads
         self.context_length = context_length
+        self.window = window
+        self.rope_base = rope_base
         self.explicit = explicit
         layer_class = nn.Linear if explicit else Linear
         self.W_query = layer_class(d_in, d_out, bias=qkv_bias)
-        self.W_key = layer_class(d_in, d_out, bias=qkv_bias)
-        self.W_value = layer_class(d_in, d_out, bias=qkv_bias)
+        self.W_key = layer_class(d_in, num_kv_heads * self.head_dim, bias=qkv_bias)
+        self.W_value = layer_class(d_in, num_kv_heads * self.head_dim, bias=qkv_bias)
         self.out_proj = layer_class(d_out, d_out)
         self.dropout = nn.Dropout(dropout)
         self.register_load_state_dict_pre_hook(drop_mask)
@@ -56,22 +80,29 @@ class MultiHeadAttention(nn.Module):
         cached and new tokens exceed ``context_length``.
         """
         B, T, _ = x.shape
-        check_length(T if cache is None else cache.length_of(layer) + T, self.context_length)
-        qkv = [y.view(B, T, self.num_heads, self.head_dim).transpose(1, 2) for y in self._project(x)]
-        queries, keys, values = qkv                                     # each (B, H, T, K)
+        start = 0 if cache is None else cache.length_of(layer)
+        check_length(start + T, self.context_length)
+        qkv = [y.view(B, T, -1, self.head_dim).transpose(1, 2) for y in self._project(x)]
+        queries, keys, values = qkv                                     # (B, H, T, K), then (B, G, T, K) twice
+        if self.rope_base is not None:
+            positions = torch.arange(start, start + T, device=x.device)
+            angles = rotary_angles(positions, head_dim=self.head_dim, base=self.rope_base)
+            queries, keys = rotate(queries, *angles), rotate(keys, *angles)
         if cache is not None:
-            keys, values = cache.append(layer, keys, values)            # (B, H, S, K)
+            keys, values = cache.append(layer, keys, values)            # (B, G, S, K)
         dropout_p = self.dropout.p if self.training else 0.0
-        context = attend(queries, keys, values, dropout_p=dropout_p, explicit=self.explicit)
+        context = attend(
+            queries, keys, values, window=self.window, dropout_p=dropout_p, explicit=self.explicit
+        )                                                               # (B, H, T, K)
         return self.out_proj(context.transpose(1, 2).reshape(B, T, self.d_out))
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         layers = (self.W_query, self.W_key, self.W_value)
         if self.explicit or x.shape[0] * x.shape[1] < _MIN_ROWS_TO_FUSE or not _are_fusible(layers):
-            return tuple(layer(x) for layer in layers)                  # each (B, T, D)
-        weight = torch.cat([layer.weight for layer in layers])          # (3 * D, D_in)
+            return tuple(layer(x) for layer in layers)                  # (B, T, H * K), (B, T, G * K) twice
+        weight = torch.cat([layer.weight for layer in layers])          # ((H + 2 * G) * K, D_in)
         bias = None if self.W_query.bias is None else torch.cat([layer.bias for layer in layers])
-        return linear(x, weight, bias).split(self.d_out, dim=-1)
+        return linear(x, weight, bias).split([len(layer.weight) for layer in layers], dim=-1)
 
 
 class PyTorchMultiHeadAttention(nn.Module):
