@@ -4,9 +4,10 @@ from gpt_attention.cache import KVCache
 from gpt_attention.causal import CausalAttention, MultiHeadAttentionWrapper
 from gpt_attention.functional import attend, causal_mask
 from gpt_attention.multi_head import MultiHeadAttention, PyTorchMultiHeadAttention
-from gpt_attention.products import Linear, linear
+from gpt_attention.products import Linear, PreparedLinear, linear
 from gpt_attention.rotary import rotary_angles, rotate
 from gpt_attention.self_attention import SelfAttention_v1, SelfAttention_v2
+from gpt_attention.slots import SlotCache
 
 __all__ = [
     "CausalAttention",
@@ -14,9 +15,11 @@ __all__ = [
     "Linear",
     "MultiHeadAttention",
     "MultiHeadAttentionWrapper",
+    "PreparedLinear",
     "PyTorchMultiHeadAttention",
     "SelfAttention_v1",
     "SelfAttention_v2",
+    "SlotCache",
     "attend",
     "causal_mask",
     "linear",
