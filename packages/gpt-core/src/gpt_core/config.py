@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
+
+Positions = Literal["learned", "rotary"]
+Norm = Literal["layernorm", "rmsnorm"]
+_VARIANTS = ("n_kv_heads", "sliding_window", "positions", "rope_base", "norm")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Everything that decides the shape and the parameters of a ``GPTModel``, checked when it is made.
+
+    The fields after ``tie_weights`` are what models after GPT-2 changed; their defaults are GPT-2.
 
     Raises ValueError with the field, the value and the rule.
     """
@@ -23,7 +30,7 @@ class GPTConfig:
     """Number of token ids; the model's ids run from 0 to vocab_size - 1."""
 
     context_length: int
-    """Most tokens that one forward pass sees (the number of position embeddings)."""
+    """Most tokens that one forward pass sees (the number of position embeddings, if they are learned)."""
 
     emb_dim: int
     """Width of an embedding; a multiple of n_heads."""
@@ -43,6 +50,21 @@ class GPTConfig:
     tie_weights: bool = False
     """Whether the output head is the token embedding's own matrix (OpenAI's is; the book's is not)."""
 
+    n_kv_heads: int | None = None
+    """Heads of keys and values, shared by groups of query heads; divides n_heads. None: as many as n_heads."""
+
+    sliding_window: int | None = None
+    """How many of the last positions a token sees in each block, its own among them; None: all."""
+
+    positions: Positions = "learned"
+    """How a token's place is told: an embedding for each, or rotary, queries and keys turned by it (an even width)."""
+
+    rope_base: float = 10000.0
+    """Base of the rotary angles; the larger, the longer the distances they tell apart. Learned ones do not use it."""
+
+    norm: Norm = "layernorm"
+    """The blocks' normalisation: layernorm, or rmsnorm, which takes no mean off and has no shift."""
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
             value = getattr(self, name)
@@ -60,6 +82,37 @@ class GPTConfig:
             value = getattr(self, name)
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be True or False, got {value!r}")
+        self._check_variants()
+
+    def _check_variants(self) -> None:
+        for name in ("n_kv_heads", "sliding_window"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be None or a whole number of at least 1, got {value!r}")
+        if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads != 0:
+            raise ValueError(f"n_kv_heads must divide n_heads, got {self.n_kv_heads} and n_heads={self.n_heads}")
+        for name, known in (("positions", get_args(Positions)), ("norm", get_args(Norm))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        base = self.rope_base
+        if isinstance(base, bool) or not isinstance(base, (int, float)) or not 1 < base <= sys.float_info.max:
+            raise ValueError(f"rope_base must be a finite number above 1, got {base!r}")
+        if self.positions == "rotary" and self.head_dim % 2 != 0:
+            raise ValueError(
+                f"rotary positions turn pairs of values, so emb_dim / n_heads must be even, got {self.emb_dim} / "
+                f"{self.n_heads} = {self.head_dim}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head: emb_dim / n_heads."""
+        return self.emb_dim // self.n_heads
+
+    @property
+    def variants(self) -> dict[str, Any]:
+        """The fields that are not GPT-2's, of those that later models changed: empty for a GPT-2."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in _VARIANTS if getattr(self, name) != defaults[name]}
 
     @classmethod
     def from_dict(cls, values: GPTConfig | Mapping[str, Any]) -> GPTConfig:
@@ -84,8 +137,13 @@ class GPTConfig:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a new dict of all fields, which ``from_dict`` turns back into an equal config."""
-        return dataclasses.asdict(self)
+        """Return a new dict, which ``from_dict`` turns back into an equal config.
+
+        It has GPT-2's eight fields always, those of later models only where they are not the default: the dict of a
+        GPT-2 is the book's, and programs that know GPT-2 alone read it.
+        """
+        gpt2s = {name: value for name, value in dataclasses.asdict(self).items() if name not in _VARIANTS}
+        return {**gpt2s, **self.variants}
 
 
 GPT_CONFIG_124M: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The parts of a GPT block (chapter 4; Radford et al. 2019, section 2.3).
+"""The parts of a GPT block (chapter 4; Radford et al. 2019, section 2.3), and what later models put in their place.
 
 Each part has two forms of one function: torch's native kernel, and with ``explicit`` the formula written out as the
 book teaches it. Parameters and their names are the book's in both.
@@ -37,6 +37,31 @@ class LayerNorm(nn.Module):
         mean = x.mean(dim=-1, keepdim=True)
         variance = x.var(dim=-1, keepdim=True, unbiased=False)
         return self.scale * (x - mean) / torch.sqrt(variance + self.eps) + self.shift
+
+
+class RMSNorm(nn.Module):
+    """Divide each token's vector by its root mean square: scale * x / sqrt(mean(x^2) + eps), (..., D) -> (..., D).
+
+    Zhang and Sennrich 2019, equation 4: no mean is taken off, and there is no shift.
+    """
+
+    def __init__(self, emb_dim: int, *, explicit: bool = False) -> None:
+        super().__init__()
+        self.eps = 1e-5
+        self.explicit = explicit
+        self.scale = nn.Parameter(torch.ones(emb_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised vectors."""
+        if not self.explicit:
+            return F.rms_norm(x, self.scale.shape, self.scale, self.eps)
+        return self.scale * x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
+
+
+def make_norm(config: GPTConfig, *, explicit: bool = False) -> nn.Module:
+    """Return a new norm of the config's kind and width."""
+    norm_class = RMSNorm if config.norm == "rmsnorm" else LayerNorm
+    return norm_class(config.emb_dim, explicit=explicit)
 
 
 class GELU(nn.Module):
@@ -84,11 +109,14 @@ class TransformerBlock(nn.Module):
             num_heads=config.n_heads,
             dropout=config.drop_rate,
             qkv_bias=config.qkv_bias,
+            num_kv_heads=config.n_kv_heads,
+            window=config.sliding_window,
+            rope_base=config.rope_base if config.positions == "rotary" else None,
             explicit=explicit,
         )
         self.ff: nn.Module = FeedForward(config, explicit=explicit)
-        self.norm1: nn.Module = LayerNorm(config.emb_dim, explicit=explicit)
-        self.norm2: nn.Module = LayerNorm(config.emb_dim, explicit=explicit)
+        self.norm1: nn.Module = make_norm(config, explicit=explicit)
+        self.norm2: nn.Module = make_norm(config, explicit=explicit)
         self.drop_resid = nn.Dropout(config.drop_rate)
 
     def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
@@ -115,11 +143,18 @@ class FeedForwardFast(nn.Module):
 
 
 class TransformerBlockFast(TransformerBlock):
-    """The book's fast variant, whose parameters are named ``att.qkv``, ``att.proj``, ``norm1.weight``, ..."""
+    """The book's fast variant, whose parameters are named ``att.qkv``, ``att.proj``, ``norm1.weight``, ...
+
+    It has GPT-2's form only: ValueError if the config asks for another.
+    """
 
     def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         nn.Module.__init__(self)
         config = GPTConfig.from_dict(cfg)
+        if others := [name for name in config.variants if name != "rope_base"]:
+            raise ValueError(
+                f"the fast variant has GPT-2's form only, but the config sets {', '.join(others)}; use GPTModel"
+            )
         self.att = PyTorchMultiHeadAttention(
             d_in=config.emb_dim,
             d_out=config.emb_dim,

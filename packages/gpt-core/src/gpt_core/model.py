@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gpt_attention import KVCache, Linear
 from gpt_core.config import GPTConfig
-from gpt_core.layers import LayerNorm, TransformerBlock, TransformerBlockFast
+from gpt_core.layers import TransformerBlock, TransformerBlockFast, make_norm
 
 
 class GPTModel(nn.Module):
@@ -19,7 +19,7 @@ class GPTModel(nn.Module):
 
     The parameters' names and the order in which they are drawn are the book's, so its seeds give its numbers. The
     computation runs on torch's fused kernels; ``explicit=True`` computes the same function step by step as the
-    book writes it.
+    book writes it. With rotary positions there is no ``pos_emb``, and the attention tells positions apart.
     """
 
     def __init__(self, config: GPTConfig | Mapping[str, Any], *, explicit: bool = False) -> None:
@@ -29,7 +29,7 @@ class GPTModel(nn.Module):
             config,
             head_class=nn.Linear if explicit else Linear,
             block=lambda: TransformerBlock(config, explicit=explicit),
-            norm=lambda: LayerNorm(config.emb_dim, explicit=explicit),
+            norm=lambda: make_norm(config, explicit=explicit),
         )
 
     def _build(
@@ -42,7 +42,8 @@ class GPTModel(nn.Module):
     ) -> None:
         self.config = config
         self.tok_emb = nn.Embedding(config.vocab_size, config.emb_dim)
-        self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
+        if config.positions == "learned":
+            self.pos_emb = nn.Embedding(config.context_length, config.emb_dim)
         self.drop_emb = nn.Dropout(config.drop_rate)
         self.trf_blocks = nn.Sequential(*[block() for _ in range(config.n_layers)])
         self.final_norm = norm()
@@ -73,8 +74,10 @@ class GPTModel(nn.Module):
                 f"{end} tokens exceed the model's context of {self.config.context_length}; "
                 "pass the last ones only, or generate with a sliding window"
             )
-        positions = torch.arange(start, end, device=in_idx.device)
-        x = self.drop_emb(self._embed(in_idx) + self.pos_emb(positions))        # (B, T, D)
+        x = self._embed(in_idx)                                                 # (B, T, D)
+        if self.config.positions == "learned":
+            x = x + self.pos_emb(torch.arange(start, end, device=in_idx.device))
+        x = self.drop_emb(x)
         if cache is not None:
             cache.truncate(start)  # a pass that stopped half-way has left its tokens in the first layers
         for layer, block in enumerate(self.trf_blocks):
@@ -115,7 +118,10 @@ class GPTModel(nn.Module):
 
 
 class GPTModelFast(GPTModel):
-    """The book's fast variant: the same function and draws, other parameter names (``att.qkv``, ``norm1.weight``)."""
+    """The book's fast variant: the same function and draws, other parameter names (``att.qkv``, ``norm1.weight``).
+
+    It has GPT-2's form only: ValueError if the config asks for another.
+    """
 
     def __init__(self, config: GPTConfig | Mapping[str, Any]) -> None:
         nn.Module.__init__(self)

@@ -99,10 +99,9 @@ def _empty_model(config: GPTConfig) -> GPTModel:
 def _mismatch(found: Mapping[str, tuple[tuple[int, ...], bool]], config: GPTConfig) -> str:
     """Say how the tensors, {name: (shape, is a float)}, differ from those of the config; "" if not at all."""
     # First what bounds the config's numbers, so that no model of absurd size is built, not even without data.
-    bounds = {
-        "tok_emb.weight": (config.vocab_size, config.emb_dim),
-        "pos_emb.weight": (config.context_length, config.emb_dim),
-    }
+    bounds = {"tok_emb.weight": (config.vocab_size, config.emb_dim)}
+    if config.positions == "learned":
+        bounds["pos_emb.weight"] = (config.context_length, config.emb_dim)
     for name, shape in bounds.items():
         if name not in found:
             return f"{name} is missing, found {_some(sorted(found)) or 'no tensor'}"
