@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-# A product that fits the caches takes microseconds by any kernel; there oneDNN's longer way in costs more than it saves.
+# A product that fits the caches takes microseconds by any kernel; oneDNN's longer way in costs more than it saves.
 _MIN_WEIGHTS = 2**16
 
 

@@ -10,24 +10,29 @@ from gpt_core.checkpoint import (
 )
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
 from gpt_core.durable import CheckpointError
+from gpt_core.engine import Engine, GeneratedToken
 from gpt_core.generate import (
-    GeneratedToken,
     generate,
+    generate_batch,
     generate_text_simple,
     generate_text_simple_stream,
     generate_tokens,
     trim_input_tensor,
 )
+from gpt_core.inference import InferenceModel
 from gpt_core.layers import (
     GELU,
     FeedForward,
     FeedForwardFast,
     LayerNorm,
+    RMSNorm,
     TransformerBlock,
     TransformerBlockFast,
 )
 from gpt_core.model import GPTModel, GPTModelFast, initialize_gpt2
+from gpt_core.quantize import quantize
 from gpt_core.sampling import Sampling
+from gpt_core.speculate import Drafter, DraftModel, PromptLookup
 from gpt_core.text import decode_stream, text_to_token_ids, token_ids_to_text
 
 __all__ = [
@@ -35,18 +40,25 @@ __all__ = [
     "GPT_CONFIG_124M",
     "Checkpoint",
     "CheckpointError",
+    "DraftModel",
+    "Drafter",
+    "Engine",
     "FeedForward",
     "FeedForwardFast",
     "GPTConfig",
     "GPTModel",
     "GPTModelFast",
     "GeneratedToken",
+    "InferenceModel",
     "LayerNorm",
+    "PromptLookup",
+    "RMSNorm",
     "Sampling",
     "TransformerBlock",
     "TransformerBlockFast",
     "decode_stream",
     "generate",
+    "generate_batch",
     "generate_text_simple",
     "generate_text_simple_stream",
     "generate_tokens",
@@ -55,6 +67,7 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "prune_checkpoints",
+    "quantize",
     "save_checkpoint",
     "text_to_token_ids",
     "token_ids_to_text",

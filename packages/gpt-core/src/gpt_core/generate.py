@@ -1,36 +1,20 @@
-"""Generation: one decoding loop over a model, and the functions that consume it (chapters 4 and 5).
+"""Generation's entry points, each a view of the one engine: streams, batches, and the book's functions (chapters 4, 5).
 
-Shapes: B batch, T tokens so far, V vocabulary.
+Shapes: B batch, T tokens so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
-from typing import Literal
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from gpt_attention import KVCache
-from gpt_core.model import GPTModel
-from gpt_core.sampling import Sampling, next_token
-
-
-@dataclass(frozen=True)
-class GeneratedToken:
-    """One token that a model chose, as ``generate_tokens`` yields it."""
-
-    id: int
-    """The token's id."""
-
-    logprob: float
-    """Natural log of its probability under the model itself: before temperature, filters and penalties."""
-
-    finish: Literal["stop", "length"] | None = None
-    """None: more will come. "stop": this is a stop token. "length": the last of max_new_tokens."""
+from gpt_core.checks import check_count, check_id
+from gpt_core.engine import Engine, GeneratedToken, PastContext
+from gpt_core.sampling import Sampling
+from gpt_core.speculate import Drafter
 
 
 def generate_tokens(
@@ -38,39 +22,84 @@ def generate_tokens(
     prompt_ids: Sequence[int],
     *,
     max_new_tokens: int,
+    min_new_tokens: int = 0,
     sampling: Sampling = Sampling.greedy(),  # noqa: B008 - frozen
     stop_ids: Iterable[int] = (),
+    top_logprobs: int = 0,
+    past_context: PastContext = "slide",
     use_cache: bool = True,
+    drafter: Drafter | None = None,
 ) -> Iterator[GeneratedToken]:
     """Return an iterator over the tokens that continue one prompt; each is computed when it is asked for.
 
-    The last token has ``finish`` "stop" (it is one of ``stop_ids``, and yielded too) or "length". Beyond
-    the model's context the window slides: the model sees the last ``context_length`` tokens, recomputed for
-    each new one because positions are absolute. The ids do not depend on ``use_cache``. Without
-    ``sampling.seed`` the draws come from torch's global generator. The model is in eval mode while it
-    computes, and in its own mode in between.
+    The last token has ``finish`` "stop" (it is one of ``stop_ids``, and yielded too) or "length". The arguments are
+    those of ``Engine`` and its ``add``; the ids depend neither on ``use_cache`` nor on ``drafter``. The caller may
+    train the model between two tokens.
 
-    Raises ValueError at once for an empty prompt, an id outside the vocabulary and ``max_new_tokens`` below
-    1, and during the iteration if the model's logits are not finite.
+    Raises ValueError at once for a bad argument, and during the iteration if the model's logits are not finite.
     """
-    _check_count("max_new_tokens", max_new_tokens, least=1)
-    stops = frozenset(_checked_list(model, stop_ids, "stop_ids"))
-    ids = torch.tensor([_checked_list(model, prompt_ids, "prompt_ids")], dtype=torch.int64)  # (1, T)
-    if ids.shape[1] == 0:
-        raise ValueError("prompt_ids is empty: give at least one token, such as the tokenizer's eot_token")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    steps = _decode(model, ids.to(device), sampling=sampling, context_size=None, use_cache=use_cache)
+    prompt = list(prompt_ids)
+    # The cache has no more room than this one sequence can need; a bad count is refused by add.
+    room = len(prompt) + max_new_tokens if isinstance(max_new_tokens, int) else 1
+    engine = Engine(
+        model, max_batch=1, past_context=past_context, use_cache=use_cache, drafter=drafter, capacity=max(room, 1)
+    )
+    engine.add(
+        prompt, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, sampling=sampling, stop_ids=stop_ids,
+        top_logprobs=top_logprobs,
+    )
 
     def stream() -> Iterator[GeneratedToken]:
-        for n, (chosen, logits) in enumerate(islice(steps, max_new_tokens), start=1):
-            token = int(chosen[0])
-            logprob = float(logits[0].float().log_softmax(dim=-1)[token])
-            if token in stops:
-                yield GeneratedToken(token, logprob, "stop")
-                return
-            yield GeneratedToken(token, logprob, "length" if n == max_new_tokens else None)
+        while not engine.is_idle:
+            for _, token in engine.step():
+                yield token
 
     return stream()
+
+
+def generate_batch(
+    model: nn.Module,
+    prompts: Iterable[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    min_new_tokens: int = 0,
+    sampling: Sampling | Sequence[Sampling] = Sampling.greedy(),  # noqa: B008 - frozen
+    stop_ids: Iterable[int] = (),
+    top_logprobs: int = 0,
+    past_context: PastContext = "slide",
+    max_batch: int = 8,
+    drafter: Drafter | None = None,
+) -> list[list[GeneratedToken]]:
+    """Return the answers to prompts of any lengths, in their order, ``max_batch`` of them computed at a time.
+
+    Each is what ``generate_tokens`` gives for that prompt alone. ``sampling`` is one for all, or one for each prompt;
+    give each its own seed there, since equal seeds draw equal numbers. The other arguments and the errors are those
+    of ``Engine`` and its ``add``; ValueError, too, if there are not as many samplings as prompts.
+    """
+    prompts, stop_ids = [list(prompt) for prompt in prompts], list(stop_ids)
+    samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
+    if len(samplings) != len(prompts):
+        raise ValueError(
+            f"sampling must be one for all or one for each of {len(prompts)} prompts, got {len(samplings)}"
+        )
+    longest = max(map(len, prompts), default=1)
+    room = longest + max_new_tokens if isinstance(max_new_tokens, int) else 1
+    engine = Engine(
+        model, max_batch=min(max_batch, max(len(prompts), 1)), past_context=past_context, drafter=drafter,
+        capacity=max(room, 1),
+    )
+    keys = [
+        engine.add(
+            prompt, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, sampling=one, stop_ids=stop_ids,
+            top_logprobs=top_logprobs,
+        )
+        for prompt, one in zip(prompts, samplings, strict=True)
+    ]
+    answers: dict[int, list[GeneratedToken]] = {key: [] for key in keys}
+    while not engine.is_idle:
+        for key, token in engine.step():
+            answers[key].append(token)
+    return [answers[key] for key in keys]
 
 
 def generate(
@@ -90,19 +119,18 @@ def generate(
     the vocabulary, a negative ``max_new_tokens``, and a ``context_size`` or ``top_k`` below 1.
     """
     sampling = Sampling(temperature=0.0 if temperature < 0 else temperature, top_k=top_k)
-    _check_count("max_new_tokens", max_new_tokens, least=0)
+    check_count("context_size", context_size, least=1)
+    stop_ids = () if eos_id is None else (eos_id,)
     idx = _checked_batch(model, idx)
-    finished = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)  # (B,)
-    columns = [idx]
-    steps = _decode(model, idx, sampling=sampling, context_size=context_size, use_cache=True)
-    for chosen, _ in islice(steps, max_new_tokens):
-        if eos_id is not None:
-            finished |= chosen == eos_id
-            if bool(finished.all()):
-                break
-            chosen = chosen.masked_fill(finished, eos_id)
-        columns.append(chosen[:, None])
-    return torch.cat(columns, dim=1)
+    finished = [False] * len(idx)
+    columns = []
+    for column in _columns(model, idx, max_new_tokens, context_size, sampling=sampling, stop_ids=stop_ids):
+        for row, token in enumerate(column):
+            finished[row] |= token is None or token == eos_id
+        if all(finished):
+            break
+        columns.append([eos_id if done else token for done, token in zip(finished, column, strict=True)])
+    return _joined(idx, columns)
 
 
 def generate_text_simple(
@@ -117,11 +145,7 @@ def generate_text_simple(
     Any module that maps ids (B, T) to logits (B, T, V) will do; one that offers ``new_cache()`` is given a
     cache. ``context_size`` None means the model's own. Errors as in ``generate``.
     """
-    _check_count("max_new_tokens", max_new_tokens, least=0)
-    idx = _checked_batch(model, idx)
-    steps = _decode(model, idx, sampling=Sampling.greedy(), context_size=context_size, use_cache=use_cache)
-    columns = [chosen[:, None] for chosen, _ in islice(steps, max_new_tokens)]
-    return torch.cat([idx, *columns], dim=1)
+    return _joined(idx, list(_columns(model, idx, max_new_tokens, context_size, use_cache=use_cache)))
 
 
 def generate_text_simple_stream(
@@ -135,13 +159,10 @@ def generate_text_simple_stream(
 
     Ends early, and does not yield them, where all rows chose ``eos_token_id``.
     """
-    _check_count("max_new_tokens", max_new_tokens, least=0)
-    idx = _checked_batch(model, token_ids)
-    steps = _decode(model, idx, sampling=Sampling.greedy(), context_size=context_size, use_cache=True)
-    for chosen, _ in islice(steps, max_new_tokens):
-        if eos_token_id is not None and bool((chosen == eos_token_id).all()):
+    for column in _columns(model, token_ids, max_new_tokens, context_size):
+        if eos_token_id is not None and all(token == eos_token_id for token in column):
             return
-        yield chosen[:, None]
+        yield torch.tensor(column, device=token_ids.device)[:, None]
 
 
 def trim_input_tensor(input_ids_tensor: Tensor, context_len: int, max_new_tokens: int) -> Tensor:
@@ -157,54 +178,41 @@ def trim_input_tensor(input_ids_tensor: Tensor, context_len: int, max_new_tokens
     return input_ids_tensor[:, -max(1, context_len - max_new_tokens) :]
 
 
-def _decode(
-    model: nn.Module, ids: Tensor, *, sampling: Sampling, context_size: int | None, use_cache: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (chosen ids (B,), the model's logits (B, V)) without end, after the prompt ``ids`` (B, T)."""
-    limit = getattr(getattr(model, "config", None), "context_length", None)
-    if context_size is not None:
-        _check_count("context_size", context_size, least=1)
-        limit = context_size if limit is None else min(limit, context_size)
-    generator = None
-    if sampling.seed is not None:
-        generator = torch.Generator(device=ids.device).manual_seed(sampling.seed)
-    new_cache: Callable[[], KVCache] | None = getattr(model, "new_cache", None)
-    cache = new_cache() if use_cache and new_cache is not None else None
-    n_prompt = ids.shape[1]
-    while True:
-        # Entered for each step, never around the yield: the caller may train between two tokens. And no_grad,
-        # because a tensor made in inference mode could never take part in training.
-        with _eval_mode(model), torch.no_grad():
-            if limit is not None and ids.shape[1] > limit:
-                cache = None  # the window slides: every token it holds has a new position
-                logits = _last_logits(model, ids[:, -limit:], None)
-            else:
-                logits = _last_logits(model, ids if cache is None else ids[:, cache.length :], cache)
-            chosen = next_token(logits, sampling=sampling, ids=ids, n_prompt=n_prompt, generator=generator)
-            ids = torch.cat([ids, chosen[:, None]], dim=1)
-        yield chosen, logits
+def _columns(
+    model: nn.Module,
+    idx: Tensor,
+    max_new_tokens: int,
+    context_size: int | None,
+    *,
+    sampling: Sampling = Sampling.greedy(),  # noqa: B008 - frozen
+    stop_ids: Sequence[int] = (),
+    use_cache: bool = True,
+) -> Iterator[list[int | None]]:
+    """Yield each step's new ids of the rows of ``idx`` (B, T); None for a row that has stopped before."""
+    check_count("max_new_tokens", max_new_tokens, least=0)
+    rows = _checked_batch(model, idx).tolist()
+    if max_new_tokens == 0:
+        return
+    engine = Engine(
+        model, max_batch=len(rows), context_length=context_size, use_cache=use_cache,
+        capacity=len(rows[0]) + max_new_tokens,
+    )
+    keys = [engine.add(row, max_new_tokens=max_new_tokens, sampling=sampling, stop_ids=stop_ids) for row in rows]
+    queues: dict[int, deque[int]] = {key: deque() for key in keys}
+    ended: set[int] = set()
+    # Long prompts are read in pieces, so the rows' first tokens may come in different steps.
+    while any(queues.values()) or not engine.is_idle:
+        while not all(queues[key] or key in ended for key in keys):
+            for key, token in engine.step():
+                queues[key].append(token.id)
+                if token.finish is not None:
+                    ended.add(key)
+        yield [queues[key].popleft() if queues[key] else None for key in keys]
 
 
-def _last_logits(model: nn.Module, ids: Tensor, cache: KVCache | None) -> Tensor:
-    """Return the logits (B, V) of the last position, each row's next token."""
-    is_hooked = bool(model._forward_hooks or model._forward_pre_hooks)
-    if isinstance(model, GPTModel) and type(model).forward is GPTModel.forward and not is_hooked:
-        # At 124M the head over every position would be a third of the work of reading a long prompt.
-        return model.out_head(model.features(ids, cache=cache)[:, -1])
-    return (model(ids) if cache is None else model(ids, cache=cache))[:, -1]
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off within the block; afterwards every submodule has the mode it had before."""
-    training = [module for module in model.modules() if module.training]
-    if training:
-        model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+def _joined(idx: Tensor, columns: list[list[int | None]]) -> Tensor:
+    new = torch.tensor(columns, dtype=torch.int64, device=idx.device).view(-1, len(idx))    # (steps, B)
+    return torch.cat([idx.long(), new.t()], dim=1)
 
 
 def _checked_batch(model: nn.Module, ids: Tensor) -> Tensor:
@@ -216,30 +224,5 @@ def _checked_batch(model: nn.Module, ids: Tensor) -> Tensor:
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"ids must be whole numbers, got a tensor of {ids.dtype}")
     for extreme in ids.aminmax():
-        _check_id(model, int(extreme), "the prompt")
+        check_id(model, int(extreme), "the prompt")
     return ids.long()
-
-
-def _checked_list(model: nn.Module, ids: Iterable[int], name: str) -> list[int]:
-    """Return the ids as a list, or raise ValueError."""
-    ids = list(ids)
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int):
-            raise ValueError(f"{name} must hold whole numbers, got {i!r}")
-        _check_id(model, i, name)
-    return ids
-
-
-def _check_id(model: nn.Module, token: int, name: str) -> None:
-    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if token < 0 or (vocab_size is not None and token >= vocab_size):
-        most = "" if vocab_size is None else f" to {vocab_size - 1}"
-        raise ValueError(
-            f"{name} holds the id {token}, but the model's ids run from 0{most}; "
-            "encode with the tokenizer that the model was trained with"
-        )
-
-
-def _check_count(name: str, value: int, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -1,0 +1,34 @@
+"""The checks of token ids and counts that generation's entry points share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+
+def check_count(name: str, value: int, *, least: int) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def checked_ids(model: nn.Module, ids: Iterable[int], name: str) -> list[int]:
+    """Return the ids as a list, or raise ValueError for one that is no id of the model."""
+    ids = list(ids)
+    for i in ids:
+        if isinstance(i, bool) or not isinstance(i, int):
+            raise ValueError(f"{name} must hold whole numbers, got {i!r}")
+        check_id(model, i, name)
+    return ids
+
+
+def check_id(model: nn.Module, token: int, name: str) -> None:
+    """Raise ValueError unless the model, if it says how large its vocabulary is, has this id."""
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    if token < 0 or (vocab_size is not None and token >= vocab_size):
+        most = "" if vocab_size is None else f" to {vocab_size - 1}"
+        raise ValueError(
+            f"{name} holds the id {token}, but the model's ids run from 0{most}; "
+            "encode with the tokenizer that the model was trained with"
+        )

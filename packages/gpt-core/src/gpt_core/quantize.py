@@ -1,0 +1,162 @@
+"""Smaller weights for generation: bfloat16, or int8 with a scale for each row.
+
+Decoding reads every weight for each token, so half or a quarter of the bytes is up to two or four times the speed. Only
+the matrices change; norms, biases, position embeddings and the sums between the blocks stay float32.
+
+int8: row n of a matrix becomes round(w / s) with s = max|w| / 127, n's own scale (absmax quantisation; Dettmers et al.
+2022, section 2.1, row-wise). The activations keep 16 bits: on processors with 8-bit dot products (AVX-512 VNNI) each
+row of them is written as two bytes, x = a (256 u1 + u0 - 32896) / 32512 with a = max|x|, off by at most a / 65024,
+and both go through one 8-bit product that reads the weights once.
+
+Shapes: R rows, N outputs, M inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt_core.inference import Embedding, InferenceModel, Product
+from gpt_core.prepare import is_plain, prepare
+
+_FORMS = ("bfloat16", "int8")
+# oneDNN lays packed weights out for a number of rows; laid out for a small batch they serve one row and many as well.
+_PACK_FOR_ROWS = 8
+
+
+def quantize(model: nn.Module, dtype: str | torch.dtype = "int8") -> InferenceModel:
+    """Return a copy of a ``GPTModel`` for generation, its matrices in 1 byte a weight ("int8") or 2 ("bfloat16").
+
+    The copy keeps nothing of the model, which may be deleted. It can be neither trained nor saved: save the model, and
+    quantize it again after loading. bfloat16 is quick where the processor multiplies it (AVX-512 BF16, AMX, recent Arm
+    and Apple processors, GPUs).
+
+    Raises ValueError for another dtype, and for a model with replaced, hooked or explicit layers.
+    """
+    form = str(dtype).removeprefix("torch.")
+    if form not in _FORMS:
+        raise ValueError(f"dtype must be one of {', '.join(_FORMS)}, got {dtype!r}; float32 is the model itself")
+    if not is_plain(model):
+        raise ValueError(
+            f"quantize takes a GPTModel whose layers are gpt-core's own and share one dtype, got a "
+            f"{type(model).__name__} that is not; merge adapters, remove hooks, and build it without explicit=True"
+        )
+    kind = Bfloat16Linear if form == "bfloat16" else Int8Linear
+
+    def make_head(head: Tensor, embedding: Tensor) -> tuple[Product, Embedding]:
+        product = kind(head, None, with_rows=head is embedding)
+        return product, product.rows if head is embedding else kind(embedding, None, only_rows=True).rows
+
+    with torch.no_grad():
+        return prepare(model, make_product=kind, make_head=make_head, small=lambda tensor: tensor.float().clone(),
+                       dtype=torch.bfloat16 if form == "bfloat16" else torch.float32)
+
+
+class Bfloat16Linear:
+    """x W^T + b with W (N, M) in bfloat16; x may be float32 or bfloat16, the product is bfloat16, sums are float32.
+
+    ``with_rows``: the rows of W are asked for too (a tied embedding), ``only_rows``: nothing else is.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, with_rows: bool = False, only_rows: bool = False
+    ) -> None:
+        self._weight = weight.detach().to(torch.bfloat16, copy=True)
+        self._bias = None if bias is None else bias.detach().float().clone()
+        self._uses_onednn = weight.device.type == "cpu" and _has_onednn_bfloat16()
+        if self._uses_onednn and not (with_rows or only_rows):  # rows cannot be read from a packed matrix
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, _PACK_FOR_ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b (R, N) for x (R, M)."""
+        return self._product(x, "none", "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in GPT-2's tanh form, of the product."""
+        if self._uses_onednn:
+            return self._product(x, "gelu", "tanh")
+        return F.gelu(self._product(x, "none", ""), approximate="tanh")
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the product added to a float32 ``residual`` (R, N)."""
+        return residual + self._product(x, "none", "")
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return W's rows (R, M) as float32."""
+        return self._weight[ids].float()
+
+    def _product(self, x: Tensor, function: str, form: str) -> Tensor:
+        x = x.to(torch.bfloat16)
+        if self._uses_onednn:
+            return torch.ops.mkldnn._linear_pointwise.default(x, self._weight, self._bias, function, [], form)
+        return F.linear(x, self._weight, None if self._bias is None else self._bias.to(torch.bfloat16))
+
+
+class Int8Linear:
+    """x W^T + b with W (N, M) in int8 and a float32 scale for each row; see the module for the kernels.
+
+    ``with_rows``: the rows of W are asked for too (a tied embedding), ``only_rows``: nothing else is.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, *, with_rows: bool = False, only_rows: bool = False
+    ) -> None:
+        weight = weight.detach().float()
+        # A row of zeros has any scale; 1 keeps it from dividing by 0.
+        largest = weight.abs().amax(dim=1)
+        self._scale = torch.where(largest > 0, largest / 127, 1.0)                        # (N,)
+        quantized = (weight / self._scale[:, None]).round_().to(torch.int8)
+        n_rows = len(weight)
+        self._bias = weight.new_zeros(n_rows) if bias is None else bias.detach().float().clone()
+        self._packed: Tensor | None = None
+        if not only_rows and weight.device.type == "cpu" and _has_vnni():
+            self._packed = torch.ops.onednn.qlinear_prepack(quantized, [_PACK_FOR_ROWS, weight.shape[1]])
+            self._zero_points = torch.zeros(n_rows, dtype=torch.int32)
+            self._byte_values = torch.tensor([[[1 / 32512, 256 / 32512]]])                # low byte, high byte
+            self._offset = torch.tensor(32896.5)  # 128 for each byte; the half rounds what is cut off below
+        self._weight = quantized if with_rows or self._packed is None else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x W^T + b (R, N) in float32 for x (R, M)."""
+        if self._packed is not None:
+            return self._split_product(x)
+        assert self._weight is not None
+        if x.device.type == "cpu" and len(x) <= _PACK_FOR_ROWS:
+            low = torch.bfloat16  # of the dtypes that this operator takes the only quick one
+            product = torch._weight_int8pack_mm(x.to(low), self._weight, self._scale.to(low)).float()
+            return product + self._bias
+        return F.linear(x, self._weight.to(x.dtype) * self._scale[:, None], self._bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in GPT-2's tanh form, of the product."""
+        return F.gelu(self(x), approximate="tanh")
+
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the product added to ``residual`` (R, N)."""
+        return residual + self(x)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return W's rows (R, M) as float32."""
+        assert self._weight is not None
+        return self._weight[ids].float() * self._scale[ids, None]
+
+    def _split_product(self, x: Tensor) -> Tensor:
+        R, M = x.shape
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_min_(1e-30)  # (R, 1)
+        sixteen = torch.addcdiv(self._offset, x, largest, value=32512.0).to(torch.uint16)         # (R, M)
+        bytes_ = sixteen.view(torch.uint8).view(R, M, 2).transpose(1, 2).reshape(2 * R, M)        # low, high, low, ...
+        products = torch.ops.onednn.qlinear_pointwise.default(
+            bytes_, 1.0, 128, self._packed, self._scale, self._zero_points, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        values = largest[:, None] * self._byte_values                                             # (R, 1, 2)
+        return torch.baddbmm(self._bias, values, products.view(R, 2, -1)).squeeze(1)
+
+
+def _has_onednn_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _has_vnni() -> bool:
+    # Without VNNI oneDNN adds pairs of 8-bit products in 16 bits, which overflow.
+    return torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
