@@ -1,4 +1,7 @@
-"""GPTModel is GPT-2: logits and every gradient equal transformers' with the same random weights."""
+"""GPTModel is GPT-2, and with other settings the attention of Llama and Mistral: as transformers has them.
+
+Logits, context vectors and gradients equal transformers' with the same random weights.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaModel, MistralConfig, MistralModel
 
-from gpt_core import GPTConfig, GPTModel, GPTModelFast
+from gpt_attention import KVCache
+from gpt_core import GPTConfig, GPTModel, GPTModelFast, TransformerBlock
 
 TINY = {"vocab_size": 101, "n_positions": 32, "n_embd": 64, "n_layer": 3, "n_head": 4}
 GPT2_SMALL_WIDTH = {"vocab_size": 503, "n_positions": 48, "n_embd": 768, "n_layer": 2, "n_head": 12}
@@ -59,6 +63,60 @@ def test_cached_logits_equal_those_of_transformers_without_a_cache(build: Build,
         cached = torch.cat([ours(part, cache=cache) for part in ids.split(chunks, dim=1)], dim=1)
         torch.testing.assert_close(cached, theirs(ids, use_cache=False).logits, atol=TOLERANCE, rtol=0)
     assert cache.length == 20
+
+
+# Our own block has GPT-2's feed-forward, so it is the first half of a Llama block that is the same.
+LATER_MODELS = {"vocab_size": 11, "hidden_size": 48, "intermediate_size": 8, "num_hidden_layers": 1,
+                "num_attention_heads": 6, "rms_norm_eps": 1e-5, "max_position_embeddings": 32}
+
+
+@pytest.mark.parametrize("window", [None, 1, 7, 40], ids=lambda window: f"window {window}")
+@pytest.mark.parametrize("n_kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("explicit", [True, False])
+def test_norm_and_attention_equal_llamas_and_mistrals(explicit: bool, n_kv_heads: int, window: int | None) -> None:
+    settings: dict[str, Any] = {
+        **LATER_MODELS, "num_key_value_heads": n_kv_heads, "attn_implementation": "eager",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    }
+    torch.manual_seed(6)
+    if window is None:
+        theirs: torch.nn.Module = LlamaModel(LlamaConfig(**settings))
+    else:
+        theirs = MistralModel(MistralConfig(**settings, sliding_window=window))
+    block = TransformerBlock(
+        GPTConfig(
+            vocab_size=11, context_length=32, emb_dim=48, n_heads=6, n_layers=1, n_kv_heads=n_kv_heads,
+            sliding_window=window, positions="rotary", rope_base=500.0, norm="rmsnorm",
+        ),
+        explicit=explicit,
+    )
+    pairs = match_parameters(theirs.get_submodule("layers.0"), block)
+    outputs = []
+    theirs.get_submodule("layers.0.self_attn").register_forward_hook(lambda *call: outputs.append(call[2][0]))
+    x = torch.randn(2, 32, 48)
+    theirs(inputs_embeds=x)
+    outputs.append(block.att(block.norm1(x)))
+    torch.testing.assert_close(outputs[1], outputs[0], atol=1e-5, rtol=1e-5)
+    upstream = torch.randn(2, 32, 48)
+    gradients = [torch.autograd.grad(out, [pair[n] for pair in pairs], upstream) for n, out in enumerate(outputs)]
+    for expected, found in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    cache = KVCache(1)
+    with torch.no_grad():
+        pieces = [block.att(block.norm1(piece), cache=cache) for piece in x.split([9, 1, 1, 21], dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), outputs[0], atol=1e-5, rtol=1e-5)
+
+
+def match_parameters(theirs: torch.nn.Module, ours: TransformerBlock) -> list[tuple[Tensor, Tensor]]:
+    """Give both sides the same random weights, ours a bias of 0 that theirs lack; return the pairs."""
+    names = {"input_layernorm.weight": "norm1.scale", "self_attn.o_proj.weight": "att.out_proj.weight"}
+    names |= {f"self_attn.{n[0]}_proj.weight": f"att.W_{n}.weight" for n in ("query", "key", "value")}
+    pairs = [(theirs.get_parameter(their), ours.get_parameter(our)) for their, our in names.items()]
+    with torch.no_grad():
+        ours.get_parameter("att.out_proj.bias").zero_()
+        for their, our in pairs:
+            our.copy_(their.add_(torch.randn(their.shape), alpha=0.2))
+    return pairs
 
 
 def reference(sizes: dict[str, int], *, tied: bool) -> GPT2LMHeadModel:

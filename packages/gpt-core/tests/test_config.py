@@ -1,6 +1,7 @@
 """GPTConfig: what it accepts, what it refuses and with which words; GPT-2's sizes."""
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -11,6 +12,13 @@ from hypothesis import strategies as st
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
 
 SIZES: dict[str, Any] = {"vocab_size": 50, "context_length": 8, "emb_dim": 12, "n_heads": 3, "n_layers": 2}
+VARIANTS: dict[str, st.SearchStrategy[Any]] = {
+    "n_kv_heads": st.sampled_from([None, 1, 3]),
+    "sliding_window": st.none() | st.integers(1, 20),
+    "positions": st.sampled_from(["learned", "rotary"]),
+    "rope_base": st.floats(1, exclude_min=True, allow_infinity=False),
+    "norm": st.sampled_from(["layernorm", "rmsnorm"]),
+}
 
 
 def test_books_seven_key_dict_is_accepted() -> None:
@@ -36,6 +44,19 @@ def test_from_dict_undoes_to_dict(heads: int, width: int, rate: float, flag: boo
     assert GPTConfig.from_dict(config.to_dict()) == config
 
 
+@given(settings=st.fixed_dictionaries({}, optional=VARIANTS))
+def test_a_dict_holds_of_later_models_fields_what_is_not_gpt2s(settings: dict[str, Any]) -> None:
+    config = GPTConfig(**SIZES, **settings)
+    written = config.to_dict()
+    assert GPTConfig.from_dict(json.loads(json.dumps(written))) == config
+    gpt2s = {
+        "n_kv_heads": None, "sliding_window": None, "positions": "learned", "rope_base": 10000.0, "norm": "layernorm",
+    }
+    expected = {name: value for name, value in settings.items() if value != gpt2s[name]}
+    assert {name: written[name] for name in gpt2s if name in written} == expected == config.variants
+    assert written.keys() - expected.keys() == {*SIZES, "drop_rate", "qkv_bias", "tie_weights"}
+
+
 @pytest.mark.parametrize("name", sorted(SIZES))
 @pytest.mark.parametrize("value", [0, -1, True, 12.0, "12", None, [], math.nan, math.inf])
 def test_a_size_that_is_no_positive_whole_number_is_refused_by_name_and_value(name: str, value: Any) -> None:
@@ -55,6 +76,38 @@ def test_a_drop_rate_outside_0_to_1_is_refused(value: Any) -> None:
 def test_a_switch_that_is_no_bool_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"{name} must be True or False"):
         GPTConfig(**{**SIZES, name: value})
+
+
+@pytest.mark.parametrize("name", ["n_kv_heads", "sliding_window"])
+@pytest.mark.parametrize("value", [0, -1, True, 1.0, "1", [], math.nan])
+def test_a_count_that_is_neither_none_nor_positive_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be None or a whole number of at least 1, got ") as caught:
+        GPTConfig(**{**SIZES, name: value})
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1, 1.0, 0, -5.0, math.nan, math.inf, 10**400, True, "10000", None, []])
+def test_a_rope_base_that_is_no_finite_number_above_1_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match="rope_base must be a finite number above 1"):
+        GPTConfig(**SIZES, rope_base=value)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("positions", "learned, rotary"), ("norm", "layernorm, rmsnorm")]
+)
+@pytest.mark.parametrize("value", ["", "Rotary", "RMSNorm", None, True, []])
+def test_a_kind_that_is_not_known_is_refused_with_the_known_ones(name: str, known: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be one of {known}, got "):
+        GPTConfig(**{**SIZES, name: value})
+
+
+def test_heads_that_cannot_be_grouped_or_turned_are_refused() -> None:
+    for n in (2, 6):
+        with pytest.raises(ValueError, match=f"n_kv_heads must divide n_heads, got {n} and n_heads=3"):
+            GPTConfig(**SIZES, n_kv_heads=n)
+    with pytest.raises(ValueError, match=r"must be even, got 15 / 3 = 5"):
+        GPTConfig(**{**SIZES, "emb_dim": 15}, positions="rotary")
+    assert GPTConfig(**{**SIZES, "emb_dim": 15}).head_dim == 5
 
 
 def test_width_that_the_heads_do_not_divide_is_refused() -> None:

@@ -1,11 +1,23 @@
 """GPTModel: the book's numbers, names and errors; its forms are one function."""
 
+import dataclasses
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpt_core import GPT_CONFIG_124M, GPTConfig, GPTModel, GPTModelFast, gpt2_config, initialize_gpt2
 
 TINY = GPTConfig(vocab_size=61, context_length=20, emb_dim=16, n_heads=2, n_layers=3)
+LATER: dict[str, dict[str, Any]] = {
+    "grouped": {"n_kv_heads": 1},
+    "window": {"sliding_window": 4},
+    "rotary": {"positions": "rotary"},
+    "rmsnorm": {"norm": "rmsnorm"},
+    "all": {"n_kv_heads": 1, "sliding_window": 3, "positions": "rotary", "rope_base": 500.0, "norm": "rmsnorm"},
+}
 
 
 @pytest.mark.slow
@@ -58,6 +70,55 @@ def test_changing_a_token_leaves_the_logits_before_it_alone() -> None:
     assert not torch.allclose(before[:, 12:], after[:, 12:])
 
 
+@pytest.mark.parametrize("name", LATER)
+@pytest.mark.parametrize("explicit", [True, False])
+def test_a_changed_token_reaches_as_far_as_the_windows_of_all_layers(name: str, explicit: bool) -> None:
+    config = dataclasses.replace(TINY, **LATER[name])
+    model, ids = GPTModel(config, explicit=explicit).double().eval(), torch.randint(61, (1, 20))
+    changed = ids.clone()
+    changed[0, 6] = (ids[0, 6] + 1) % 61
+    with torch.no_grad():
+        differs = (model(changed) != model(ids)).any(dim=-1)[0].tolist()
+    end = 6 + 3 * ((config.sliding_window or 20) - 1) + 1  # each of 3 layers passes it on window - 1 positions further
+    assert differs == [6 <= t < end for t in range(20)]
+
+
+@given(data=st.data())
+def test_every_variant_is_the_same_function_cached_or_not_explicit_or_fast(data: st.DataObject) -> None:
+    config = GPTConfig(
+        vocab_size=61, context_length=20, emb_dim=24, n_heads=6, n_layers=2,
+        n_kv_heads=data.draw(st.sampled_from([None, 1, 2, 3, 6]), "n_kv_heads"),
+        sliding_window=data.draw(st.none() | st.integers(1, 22), "sliding_window"),
+        positions=data.draw(st.sampled_from(["learned", "rotary"]), "positions"),
+        norm=data.draw(st.sampled_from(["layernorm", "rmsnorm"]), "norm"),
+    )
+    pieces = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=8).filter(lambda p: sum(p) <= 20), "pieces")
+    ids = torch.randint(61, (2, sum(pieces)), generator=torch.Generator().manual_seed(1))
+    models = [GPTModel(config, explicit=explicit).eval() for explicit in (True, False)]
+    models[1].load_state_dict(models[0].state_dict())
+    with torch.no_grad():
+        whole = models[0](ids)
+        for model in models:
+            torch.testing.assert_close(model(ids), whole, atol=1e-5, rtol=1e-5)
+            cache = model.new_cache()
+            cached = torch.cat([model(piece, cache=cache) for piece in ids.split(pieces, dim=1)], dim=1)
+            torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_later_models_have_the_parameters_that_they_should() -> None:
+    plain, later = (GPTModel(dataclasses.replace(TINY, **variants)).state_dict() for variants in ({}, LATER["all"]))
+    shifts = {name for name in plain if name.endswith(".shift")}
+    assert plain.keys() - later.keys() == {"pos_emb.weight", *shifts}
+    narrowed = {name for name in later if later[name].shape != plain[name].shape}
+    assert narrowed == {f"trf_blocks.{n}.att.W_{kind}.weight" for n in range(3) for kind in ("key", "value")}
+    assert all(later[name].shape == (8, 16) for name in narrowed)
+
+
+def test_the_books_fast_model_refuses_what_it_does_not_have() -> None:
+    with pytest.raises(ValueError, match="GPT-2's form only, but the config sets sliding_window; use GPTModel"):
+        GPTModelFast(dataclasses.replace(TINY, **LATER["window"]))
+
+
 def test_logits_are_the_head_of_the_features() -> None:
     model, ids = GPTModel(TINY), torch.randint(61, (2, 9))
     assert torch.equal(model(ids), model.out_head(model.features(ids)))
@@ -99,9 +160,14 @@ def test_what_does_not_fit_is_refused_with_the_rule() -> None:
         model(torch.tensor([[3, 61]]))
 
 
-@pytest.mark.parametrize("model_class", [GPTModel, GPTModelFast])
-def test_gpt2_initialisation_depends_on_the_seed_alone(model_class: type[GPTModel]) -> None:
-    config = GPTConfig(vocab_size=300, context_length=20, emb_dim=128, n_heads=2, n_layers=8, qkv_bias=True)
+@pytest.mark.parametrize(
+    ("model_class", "variants"), [(GPTModel, {}), (GPTModelFast, {}), (GPTModel, LATER["all"])],
+    ids=["plain", "fast", "later"],
+)
+def test_gpt2_initialisation_depends_on_the_seed_alone(model_class: type[GPTModel], variants: dict[str, Any]) -> None:
+    config = GPTConfig(
+        vocab_size=300, context_length=20, emb_dim=128, n_heads=2, n_layers=8, qkv_bias=True, **variants
+    )
     first, second = model_class(config), model_class(config)
     state = torch.get_rng_state()
     initialize_gpt2(first, seed=7)

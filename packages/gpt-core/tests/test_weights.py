@@ -18,6 +18,7 @@ from gpt_core.weights import load_weights, save_weights, tensors_to_save
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "context_length": 4, "emb_dim": 4, "n_heads": 2, "n_layers": 2}
 CONFIG = GPTConfig(**SIZES)
+LATER: dict[str, Any] = {"n_kv_heads": 1, "sliding_window": 2, "positions": "rotary", "norm": "rmsnorm"}
 CPU = torch.device("cpu")
 
 
@@ -27,7 +28,7 @@ def make_model(**changes: Any) -> GPTModel:
         return GPTModel(GPTConfig(**{**SIZES, **changes}))
 
 
-@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True}, {"drop_rate": 0.3}])
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True}, {"drop_rate": 0.3}, LATER])
 def test_safetensors_own_reader_finds_the_state_dict(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = make_model(**changes)
     save_weights(tensors_to_save(model), tmp_path / "w")
@@ -49,8 +50,9 @@ def test_loading_undoes_saving_bit_for_bit_in_every_float_type(tmp_path: Path, d
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
-def test_a_loaded_model_computes_and_learns_like_the_saved_one(tmp_path: Path) -> None:
-    model, ids = make_model(qkv_bias=True), torch.tensor([[1, 2, 3]])
+@pytest.mark.parametrize("changes", [{"qkv_bias": True}, LATER], ids=["gpt2", "later"])
+def test_a_loaded_model_computes_and_learns_like_the_saved_one(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model, ids = make_model(**changes), torch.tensor([[1, 2, 3]])
     save_weights(tensors_to_save(model), tmp_path / "w")
     loaded = load_weights(tmp_path / "w", model.config, device=CPU)
     assert torch.equal(loaded(ids), model(ids))
@@ -200,3 +202,28 @@ def test_the_header_is_json_that_names_every_tensor_once(tmp_path: Path) -> None
     data = (tmp_path / "w").read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert header.keys() - {"__metadata__"} == make_model().state_dict().keys()
+
+
+def test_a_checkpoint_says_what_is_not_gpt2s_and_a_gpt2s_says_nothing_new(tmp_path: Path) -> None:
+    written = {}
+    for name, changes in (("plain", {}), ("later", LATER)):
+        model = make_model(**changes)
+        save_checkpoint(tmp_path / name, model)
+        written[name] = json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))["model"]
+        assert load_checkpoint(tmp_path / name).model.config == model.config
+    assert written["plain"].keys() == {*SIZES, "drop_rate", "qkv_bias", "tie_weights"}
+    assert written["later"] == {**written["plain"], **LATER}
+
+
+def test_weights_of_another_variant_are_refused_by_name(tmp_path: Path) -> None:
+    save_weights(tensors_to_save(make_model()), tmp_path / "w")
+    for changes, message in (
+        ({"n_kv_heads": 1}, r"W_key\.weight has shape \(4, 4\), expected .*\(2, 4\)"),
+        ({"positions": "rotary"}, r"1 tensors are not expected \(pos_emb\.weight"),
+        ({"norm": "rmsnorm"}, r"5 tensors are not expected \(final_norm\.shift, "),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            load_weights(tmp_path / "w", GPTConfig(**SIZES, **changes), device=CPU)
+    save_weights(tensors_to_save(make_model(positions="rotary")), tmp_path / "w")
+    with pytest.raises(CheckpointError, match=r"pos_emb\.weight is missing"):
+        load_weights(tmp_path / "w", CONFIG, device=CPU)
