@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gpt_core.generate import GeneratedToken
+from gpt_core.engine import GeneratedToken
 
 _END_OF_TEXT = "<|endoftext|>"
 
