@@ -216,9 +216,9 @@ def _beyond_top_p(probabilities: Tensor, top_p: float) -> Tensor:
     Of tokens that are equally probable the smaller ids are kept.
     """
     V = probabilities.shape[-1]
-    K = min(512, V)
+    K = min(256, V)
     while True:
-        # A language model's nucleus is small as a rule, and finding 512 of 50,257 takes 0.13 ms, sorting all 4.
+        # A language model's nucleus is small as a rule, and finding 256 of 50,257 takes 0.2 ms, sorting all 4.
         ordered = probabilities.topk(K).values  # (B, K)
         # What the more probable tokens add up to; exactly 0 for the first, and it never falls.
         before = ordered.cumsum(dim=-1) - ordered
