@@ -338,6 +338,7 @@ def test_a_token_that_cannot_be_chosen_is_no_alternative() -> None:
     logprob, top = token_logprobs(torch.tensor([0.0, -math.inf, 0.0]), 1, 3)
     assert logprob == -math.inf
     assert top == ((0, pytest.approx(-math.log(2))), (2, pytest.approx(-math.log(2))))
+    assert token_logprobs(torch.tensor([-3e38, 3e38]), 0, 2) == (-math.inf, ((1, 0.0),))
 
 
 def test_logprobs_of_half_precision_logits_are_computed_in_float32() -> None:

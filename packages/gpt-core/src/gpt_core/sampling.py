@@ -136,8 +136,8 @@ def token_logprobs(logits: Tensor, token: int, n_top: int) -> tuple[float, tuple
     """Return the natural log of ``token``'s probability, and (id, log-probability) of the ``n_top`` best ids.
 
     Of the model itself, ``logits`` (V,) in float32: before bias, penalties, temperature and filters. The best
-    comes first, and of equal logits the smaller id, so the first is what greedy takes. Tokens with a logit of
-    -inf are no alternatives; there may be fewer than ``n_top``. Raises ValueError for an ``n_top`` that
+    comes first, and of equal logits the smaller id, so the first is what greedy takes. A log-probability of
+    -inf is no alternative, so there may be fewer than ``n_top``. Raises ValueError for an ``n_top`` that
     ``check_n_top`` refuses, for a ``token`` outside the vocabulary, and for logits without a finite maximum.
     """
     check_n_top(n_top)
@@ -151,7 +151,7 @@ def token_logprobs(logits: Tensor, token: int, n_top: int) -> tuple[float, tuple
         return float(logprobs[token]), ()
     least = logits.topk(min(n_top, V)).values[-1]
     # topk leaves the order of equals open; every equal of the last one is sorted with the others, by id.
-    found = ((logits >= least) & (logits > -math.inf)).nonzero().squeeze(-1)
+    found = ((logits >= least) & (logprobs > -math.inf)).nonzero().squeeze(-1)
     best = found[logits[found].sort(descending=True, stable=True).indices[:n_top]]
     return float(logprobs[token]), tuple(zip(best.tolist(), logprobs[best].tolist(), strict=True))
 
