@@ -89,6 +89,42 @@ def test_flops_of_a_prompt_and_of_one_more_token_are_what_torch_counts(changes: 
     assert told.flops == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("context", "changes"),
+    [
+        (256, {}),
+        (600, {}),
+        (256, {"norm": "rmsnorm", "qkv_bias": False}),
+        (600, {"positions": "rotary"}),
+        (600, {"positions": "rotary", "n_kv_heads": 2, "sliding_window": 50}),
+        (256, {"drop_rate": 0.1}),
+    ],
+)
+def test_activations_of_training_are_what_autograd_keeps(context: int, changes: dict[str, Any], dtype: str) -> None:
+    sizes = {"vocab_size": 9_000, "context_length": context, "emb_dim": 128, "n_heads": 4, "n_layers": 3}
+    config = GPTConfig(**{"qkv_bias": True, "tie_weights": True, **sizes, **changes})
+    model = GPTModel(config)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    ids = torch.zeros(4, context, dtype=torch.int64)
+    is_mixed = dtype == "bfloat16"
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_mixed):
+            features = model.features(ids)
+        n_bytes = sum(storage.nbytes() for storage in kept.values()) + features.nbytes
+    told = estimate(config, batch=4, context=context, dtype=dtype, mode="train")
+    assert told.logits > 0  # so it is the loss that takes most, with everything kept
+    assert told.activations == pytest.approx(n_bytes, rel=0.01)
+
+
 def test_loading_does_no_products() -> None:
     assert estimate(SMALL, mode="load").flops == estimate(SMALL, mode="load").prompt_flops == 0
 
