@@ -72,6 +72,13 @@ def test_gradients_under_autocast_equal_torchs_kernel(dtype: torch.dtype) -> Non
         torch.testing.assert_close(ours, theirs, atol=5e-2, rtol=5e-2)
 
 
+def test_grouped_heads_are_trained_in_blocks_too() -> None:
+    queries, keys, values = qkv(70, 70, leading=(2, 4))
+    out = attend(queries, keys[:, :2], values[:, :2])
+    assert "CausalBlocks" in type(out.grad_fn).__name__
+    assert "CausalBlocks" not in type(attend(queries, keys[:, :2], values[:, :2], window=9).grad_fn).__name__
+
+
 def test_autocasts_own_dtype_is_still_computed_in_blocks() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out = attend(*qkv(70, 70, dtype=torch.bfloat16))
@@ -244,3 +251,11 @@ def test_a_single_query_in_half_precision_is_as_near_to_the_sum_as_torchs_kernel
     assert ours.dtype == dtype
     errors = [float((found.double() - exact).abs().max()) for found in (ours, theirs)]
     assert errors[0] <= 1.25 * errors[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_a_single_query_in_half_precision_is_rounded_only_at_the_end(dtype: torch.dtype) -> None:
+    queries, keys, values = (t.detach().to(dtype) for t in qkv(1, 300, leading=(2, 4)))
+    exact = plainly(*(t.double() for t in (queries, keys, values)), causal=True, window=None, mask=None)
+    errors = (attend(queries, keys, values).double() - exact).abs()
+    assert (errors <= 0.51 * torch.finfo(dtype).eps * exact.abs() + 1e-6).all()

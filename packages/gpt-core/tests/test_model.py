@@ -105,6 +105,17 @@ def test_every_variant_is_the_same_function_cached_or_not_explicit_or_fast(data:
             torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-5)
 
 
+def test_the_rope_base_counts_with_rotary_positions_only() -> None:
+    ids = torch.randint(61, (1, 20))
+    for positions, counts in (("rotary", True), ("learned", False)):
+        logits = []
+        for base in (1e4, 500.0):
+            torch.manual_seed(2)
+            model = GPTModel(GPTConfig.from_dict({**TINY.to_dict(), "positions": positions, "rope_base": base}))
+            logits.append(model(ids))
+        assert torch.equal(*logits) != counts
+
+
 def test_later_models_have_the_parameters_that_they_should() -> None:
     plain, later = (GPTModel(dataclasses.replace(TINY, **variants)).state_dict() for variants in ({}, LATER["all"]))
     shifts = {name for name in plain if name.endswith(".shift")}
