@@ -218,13 +218,14 @@ def _beyond_top_p(probabilities: Tensor, top_p: float) -> Tensor:
     V = probabilities.shape[-1]
     K = min(256, V)
     while True:
-        # A language model's nucleus is small as a rule, and finding 256 of 50,257 takes 0.2 ms, sorting all 4.
+        # A language model's nucleus is small as a rule: finding the best 256 of 50,257 takes 0.2 ms, the best 2,048
+        # 0.4, sorting all 4. From an eighth of the vocabulary on, sorting all at once is quicker than trying more.
         ordered = probabilities.topk(K).values  # (B, K)
         # What the more probable tokens add up to; exactly 0 for the first, and it never falls.
         before = ordered.cumsum(dim=-1) - ordered
         if K == V or bool(((before[:, -1] >= top_p) | (ordered[:, -1] == 0)).all()):
             break
-        K = min(8 * K, V)
+        K = 8 * K if 64 * K <= V else V
     # At least one: a top_p that is 0 in float32 would keep none.
     n_kept = (before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # (B, 1)
     least = ordered.gather(1, n_kept - 1)
