@@ -157,7 +157,7 @@ GPT_CONFIG_124M: dict[str, Any] = {
 }
 """The book's setting for training the smallest GPT-2 from scratch; a dict, as readers copy and update it."""
 
-_GPT2_SIZES = {
+_GPT2_SIZES: dict[str, dict[str, Any]] = {
     "124M": {"emb_dim": 768, "n_layers": 12, "n_heads": 12},
     "355M": {"emb_dim": 1024, "n_layers": 24, "n_heads": 16},
     "774M": {"emb_dim": 1280, "n_layers": 36, "n_heads": 20},

@@ -152,6 +152,7 @@ class InferenceModel(nn.Module):
     def _attend(self, qkv: Tensor, layer: int, step: _Step, cache: SlotCache) -> Tensor:
         """Return the context vectors (R, D) of the packed queries, keys and values (R, (H + 2 G) K)."""
         H, K = self.config.n_heads, self.config.head_dim
+        qkv = qkv.to(self.cache_dtype)
         queries = qkv[:, : H * K].unflatten(1, (H, K))                                  # (R, H, K)
         keys_values = qkv[:, H * K :].unflatten(1, (2, -1, K))                          # (R, 2, G, K)
         if step.angles is not None:
