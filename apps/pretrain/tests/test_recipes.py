@@ -1,4 +1,4 @@
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -49,7 +49,11 @@ def test_config_and_flat_settings_are_the_same_thing():
     config, _ = load_recipe("shakespeare")
     again = config_from_settings(settings_of(config), recipe="shakespeare")
     assert again == config
-    assert set(settings_of(config)) == set(recipe_settings()) - {"text_field"}
+    variants = {"n_kv_heads", "sliding_window", "positions", "rope_base", "norm"}  # recorded where they are not GPT-2's
+    assert set(settings_of(config)) == set(recipe_settings()) - {"text_field"} - variants
+    rotary = replace(config, model=replace(config.model, positions="rotary", n_kv_heads=1))
+    assert set(settings_of(rotary)) - set(settings_of(config)) == {"positions", "n_kv_heads"}
+    assert config_from_settings(settings_of(rotary), recipe="shakespeare") == rotary
 
 
 def recipe_file(tmp_path, change):

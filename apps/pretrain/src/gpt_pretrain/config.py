@@ -120,7 +120,9 @@ def settings_of(config: PretrainConfig) -> dict[str, Any]:
     """
     flat: dict[str, Any] = {}
     for name, value in asdict(config).items():
-        if name in NESTED:
+        if name == "model":
+            flat.update(config.model.to_dict())  # as checkpoints and older runs record it
+        elif name in NESTED:
             flat.update(value)
         elif name not in NOT_IN_A_RECIPE:
             flat[name] = value

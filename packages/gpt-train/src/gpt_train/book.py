@@ -100,7 +100,8 @@ def generate_and_print_sample(
     The model is in train mode afterwards, as ``train_model_simple`` needs it.
     """
     model.eval()
-    context_size = model.get_parameter("pos_emb.weight").shape[0]
+    config = getattr(model, "config", None)  # the book's own models have none, and always position embeddings
+    context_size = config.context_length if config is not None else model.get_parameter("pos_emb.weight").shape[0]
     ids = text_to_token_ids(start_context, tokenizer).to(device)
     with torch.no_grad():
         ids = generate_text_simple(model, ids, max_new_tokens=50, context_size=context_size)
