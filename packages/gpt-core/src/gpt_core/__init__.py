@@ -11,6 +11,7 @@ from gpt_core.checkpoint import (
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
 from gpt_core.durable import CheckpointError
 from gpt_core.engine import Engine, GeneratedToken
+from gpt_core.estimate import Estimate, estimate
 from gpt_core.generate import (
     generate,
     generate_batch,
@@ -31,9 +32,9 @@ from gpt_core.layers import (
 )
 from gpt_core.model import GPTModel, GPTModelFast, initialize_gpt2
 from gpt_core.quantize import quantize
-from gpt_core.sampling import Sampling
+from gpt_core.sampling import Sampling, next_token
 from gpt_core.speculate import Drafter, DraftModel, PromptLookup
-from gpt_core.text import decode_stream, text_to_token_ids, token_ids_to_text
+from gpt_core.text import TextStream, decode_stream, text_to_token_ids, token_ids_to_text
 
 __all__ = [
     "GELU",
@@ -43,6 +44,7 @@ __all__ = [
     "DraftModel",
     "Drafter",
     "Engine",
+    "Estimate",
     "FeedForward",
     "FeedForwardFast",
     "GPTConfig",
@@ -54,9 +56,11 @@ __all__ = [
     "PromptLookup",
     "RMSNorm",
     "Sampling",
+    "TextStream",
     "TransformerBlock",
     "TransformerBlockFast",
     "decode_stream",
+    "estimate",
     "generate",
     "generate_batch",
     "generate_text_simple",
@@ -66,6 +70,7 @@ __all__ = [
     "initialize_gpt2",
     "list_checkpoints",
     "load_checkpoint",
+    "next_token",
     "prune_checkpoints",
     "quantize",
     "save_checkpoint",
