@@ -98,7 +98,10 @@ def test_flops_of_a_prompt_and_of_one_more_token_are_what_torch_counts(changes: 
         (256, {"norm": "rmsnorm", "qkv_bias": False}),
         (600, {"positions": "rotary"}),
         (600, {"positions": "rotary", "n_kv_heads": 2, "sliding_window": 50}),
+        (256, {"n_kv_heads": 2}),
+        (600, {"n_kv_heads": 2}),
         (256, {"drop_rate": 0.1}),
+        (256, {"drop_rate": 0.1, "n_kv_heads": 2}),
     ],
 )
 def test_activations_of_training_are_what_autograd_keeps(context: int, changes: dict[str, Any], dtype: str) -> None:

@@ -33,7 +33,8 @@ _DTYPES: dict[str, tuple[str, ...]] = {
 _MIB = 2**20
 
 # Code and tables that torch brings into memory at first use, whatever the model: torch 2.15 on Linux, measured with a
-# model of 5,000 parameters. For training it is mostly torch._dynamo, which AdamW imports.
+# model of 58,000 parameters (generation 19 MiB, and a few more for the buffers of large products; training 172 in
+# float32 and 180 in bfloat16, mostly torch._dynamo, which AdamW imports) and by loading.
 _LIBRARIES = {"load": 3 * _MIB, "generate": 25 * _MIB, "train": 175 * _MIB}
 # Of what training takes, glibc's heap loses another eighth in holes: blocks of one step do not fit where those of the
 # step before lay. Measured from 12M to 355M parameters: 9 to 15 %, with freed memory kept or handed back alike.
@@ -65,7 +66,7 @@ class Estimate:
     activations: int
     """Bytes of what the blocks compute: kept for the backward pass in training, else those of one block."""
     cache: int
-    """Bytes of the keys and values of all tokens, in generation."""
+    """Bytes of the keys and values of all tokens, float32, in generation."""
     logits: int
     """Bytes of the scores over the vocabulary and their working copies."""
     heap: int
@@ -110,8 +111,9 @@ def estimate(
 
     - "load": ``load_checkpoint`` of a checkpoint whose tensors have ``dtype``; batch and context play no part.
     - "generate": the model in memory, and generation with a cache full of ``batch`` sequences of ``context`` tokens
-      (None: the model's context length). dtype "bfloat16" or "int8" means a model made by ``quantize``, and the one
-      it was made from deleted. The peak of loading is not in it: the process needs the larger of the two.
+      (None: the model's context length). dtype "bfloat16" or "int8" means a model made by ``quantize`` on a processor
+      that it packs weights for (AVX-512), and the one it was made from deleted. The peak of loading is not in it: the
+      process needs the larger of the two.
     - "train": steps of ``gpt_train.train`` on ``batch`` x ``context`` tokens from the second step on, without
       accumulation, evaluation or compilation. dtype "bfloat16" is the arithmetic of the products, which training
       chooses by itself where the processor has it; parameters, gradients and moments are float32 in both.
@@ -159,18 +161,17 @@ def _of_generate(config: GPTConfig, B: int, T: int, dtype: str) -> Estimate:
         weights = 4 * parameters + 4 * L * qkv * (D + 1 if config.qkv_bias else D)
     else:
         weights = size * (matrices + tables) + 4 * (parameters - matrices - tables)
+        # A tied table twice: for its rows, and packed for its product.
+        weights += size * V * D if config.tie_weights else 0
     if dtype == "int8":
-        # A scale, a bias and a zero point for each row; and a tied table twice, for its rows and for its product.
-        weights += 4 * 3 * (L * (qkv + 6 * D) + 2 * V) + (V * D if config.tie_weights else 0)
-    cache = 2 * L * B * T * _n_kv_heads(config) * config.head_dim * (2 if dtype == "bfloat16" else 4)
+        weights += 4 * 3 * (L * (qkv + 6 * D) + 2 * V)  # a scale, a bias and a zero point for each row
+    cache = 4 * 2 * L * B * T * _n_kv_heads(config) * config.head_dim
     R = min(_PIECE, B * T)
     # A piece of the prompt: its residual stream and norm, the wide layer before and after GELU. int8 takes each row of
     # inputs as two of bytes, whose products come first.
     piece = 4 * R * (2 * D + 8 * D) + (32 * R * D if dtype == "int8" else 0) + 5 * R * _seen(config, T)
-    # One step of bfloat16 looks at a layer's keys and values in float32.
-    step = 2 * cache // L if dtype == "bfloat16" else 0
     return _estimate(
-        config, "generate", weights=weights, cache=cache, activations=max(piece, step), logits=3 * 4 * B * V,
+        config, "generate", weights=weights, cache=cache, activations=piece, logits=3 * 4 * B * V,
         flops=2 * B * (matrices + V * D) + 4 * L * D * B * _seen(config, T),
         prompt_flops=_forward_flops(config, B, T, n_logits=B))
 
@@ -204,8 +205,10 @@ def _kept_of_block(config: GPTConfig, B: int, T: int, *, is_mixed: bool) -> int:
     """Return the bytes that one block keeps for its backward pass."""
     D, R, size = config.emb_dim, B * T, 2 if is_mixed else 4
     qkv = _qkv_width(config)
+    # In blocks and with dropout, grouped keys and values are repeated for every head.
+    repeats = config.drop_rate > 0 or _is_in_blocks(config, T)
     # Both norms' results; queries, keys and values; the context vectors; the wide layer before and after GELU.
-    values = size * R * (2 * D + qkv + D + 8 * D)
+    values = size * R * (2 * D + (3 * D if repeats else qkv) + D + 8 * D)
     values += 2 * _kept_of_norm(config, R) + _kept_of_attention(config, B, T, size)
     if config.drop_rate > 0:
         values += size * R * 2 * D  # what the two branches were multiplied by
@@ -225,17 +228,20 @@ def _kept_of_attention(config: GPTConfig, B: int, T: int, size: int) -> int:
     D, H = config.emb_dim, config.n_heads
     if config.drop_rate > 0:
         return 3 * size * B * H * T * T  # the probabilities before and after dropout, and what they were multiplied by
-    has_window = _seen(config, T) < T
-    if _n_kv_heads(config) == H and not has_window and T <= _MAX_BLOCKS_TOKENS:
+    if _is_in_blocks(config, T):
         ends = [min(start + _BLOCK, T) for start in range(0, T, _BLOCK)]
         return size * B * H * sum((end - start) * end for start, end in zip(range(0, T, _BLOCK), ends, strict=True))
     kept = 4 * B * H * T                        # log of each row's sum
-    if has_window:
+    if _seen(config, T) < T:
         kept += size * T * T                    # the mask
     if config.positions == "rotary":
         # Queries and keys turned, beside those they came from; and the context in two orders.
         kept += size * B * T * (_qkv_width(config) - _n_kv_heads(config) * config.head_dim + D)
     return kept
+
+
+def _is_in_blocks(config: GPTConfig, T: int) -> bool:
+    return T <= _MAX_BLOCKS_TOKENS and _seen(config, T) == T
 
 
 def _kept_outside(config: GPTConfig, R: int) -> int:
