@@ -126,7 +126,7 @@ def run(row: Row) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         there = {**row, "folder": str(Path(folder) / "model")}
         in_process({**there, "mode": "save"})
-        return {**in_process(there), "folder": ""}
+        return {**in_process(there), "folder": None}
 
 
 def as_table(report: dict[str, Any]) -> str:
