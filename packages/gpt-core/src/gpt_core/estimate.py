@@ -36,8 +36,8 @@ _MIB = 2**20
 # model of 58,000 parameters (generation 19 MiB, and a few more for the buffers of large products; training 172 in
 # float32 and 180 in bfloat16, mostly torch._dynamo, which AdamW imports) and by loading.
 _LIBRARIES = {"load": 3 * _MIB, "generate": 25 * _MIB, "train": 175 * _MIB}
-# Of what training takes, glibc's heap loses another eighth in holes: blocks of one step do not fit where those of the
-# step before lay. Measured from 12M to 355M parameters: 9 to 15 %, with freed memory kept or handed back alike.
+# Of what training takes, glibc's heap loses about another eighth in holes: blocks of one step do not fit where those of
+# the step before lay. Measured from 12M to 355M parameters: 8 to 16 % where freed memory is kept, 3 to 16 % by default.
 _HEAP_SHARE = 8
 
 # How gpt_train.cross_entropy cuts its logits, gpt_attention.blocks its queries and gpt_core.engine its prompts.
