@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gpt_core.config import GPTConfig
-from gpt_core.engine import Engine, GeneratedToken
+from gpt_core.engine import Engine
 from gpt_core.generate import generate_batch, generate_tokens
 from gpt_core.model import GPTModel, initialize_gpt2
 from gpt_core.sampling import Sampling, next_token
+from gpt_core.sequence import GeneratedToken
 from gpt_core.speculate import DraftModel, PromptLookup
 
 V, CONTEXT = 40, 12

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gpt_core.config import GPTConfig
 from gpt_core.generate import (
-    GeneratedToken,
     generate,
     generate_text_simple,
     generate_text_simple_stream,
@@ -21,6 +20,7 @@ from gpt_core.generate import (
 )
 from gpt_core.model import GPTModel, GPTModelFast
 from gpt_core.sampling import Sampling
+from gpt_core.sequence import GeneratedToken
 
 V, CONTEXT = 40, 12
 CONFIG = GPTConfig(vocab_size=V, context_length=CONTEXT, emb_dim=16, n_heads=2, n_layers=2, drop_rate=0.5)

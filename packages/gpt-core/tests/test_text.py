@@ -10,7 +10,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from gpt_core.engine import GeneratedToken
+from gpt_core.sequence import GeneratedToken
 from gpt_core.text import TextStream, decode_stream, text_to_token_ids, token_ids_to_text
 
 

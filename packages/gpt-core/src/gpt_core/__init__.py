@@ -10,7 +10,7 @@ from gpt_core.checkpoint import (
 )
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
 from gpt_core.durable import CheckpointError
-from gpt_core.engine import Engine, GeneratedToken
+from gpt_core.engine import Engine
 from gpt_core.estimate import Estimate, estimate
 from gpt_core.generate import (
     generate,
@@ -33,6 +33,7 @@ from gpt_core.layers import (
 from gpt_core.model import GPTModel, GPTModelFast, initialize_gpt2
 from gpt_core.quantize import quantize
 from gpt_core.sampling import Sampling, next_token
+from gpt_core.sequence import GeneratedToken
 from gpt_core.speculate import Drafter, DraftModel, PromptLookup
 from gpt_core.text import TextStream, decode_stream, text_to_token_ids, token_ids_to_text
 

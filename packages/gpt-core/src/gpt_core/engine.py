@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -21,6 +20,7 @@ from gpt_core.checks import check_count, checked_ids
 from gpt_core.inference import Chunk, InferenceModel
 from gpt_core.prepare import is_plain
 from gpt_core.sampling import Sampling, check_n_top, next_token, token_logprobs
+from gpt_core.sequence import GeneratedToken, RunningSequence
 from gpt_core.speculate import Drafter
 
 PastContext = Literal["slide", "stop", "error"]
@@ -28,54 +28,6 @@ _PAST_CONTEXT = ("slide", "stop", "error")
 # Prompt tokens read in one step: enough rows for the products to run at full speed, while the memory for
 # activations stays small and the running sequences wait for one piece at most.
 _PIECE = 512
-
-
-@dataclass(frozen=True)
-class GeneratedToken:
-    """One token that a model chose."""
-
-    id: int
-    """The token's id."""
-
-    logprob: float
-    """Natural log of its probability under the model itself: before temperature, filters and penalties."""
-
-    finish: Literal["stop", "length"] | None = None
-    """None: more will come. "stop": this is a stop token. "length": max_new_tokens or the context is reached."""
-
-    top_logprobs: tuple[tuple[int, float], ...] = ()
-    """The most probable ids and their log-probabilities, the best first, as many as were asked for."""
-
-
-@dataclass
-class _Sequence:
-    key: int
-    ids: list[int]
-    n_prompt: int
-    max_new_tokens: int
-    min_new_tokens: int
-    sampling: Sampling
-    stop_ids: frozenset[int]
-    n_top: int
-    generator: torch.Generator | None
-    window_start: int = 0
-    """Place in ``ids`` of the token at position 0: above 0 once the window slides."""
-    n_cached: int = 0
-    """Tokens from ``window_start`` on that the cache holds."""
-    drafts: list[int] = field(default_factory=list)
-
-    @property
-    def n_new(self) -> int:
-        return len(self.ids) - self.n_prompt
-
-    @property
-    def forbidden(self) -> tuple[int, ...]:
-        return tuple(self.stop_ids) if self.n_new < self.min_new_tokens else ()
-
-    @property
-    def takes_the_best(self) -> bool:
-        """Whether the choice is the argmax of the model's own logits."""
-        return self.sampling == Sampling.greedy() and not self.forbidden
 
 
 class Engine:
@@ -130,8 +82,8 @@ class Engine:
             self._backend = ModuleBackend(model, use_cache=use_cache)
         self._use_cache = use_cache and self._backend.has_cache
         self._piece = _PIECE if self._backend.has_cache else None
-        self._waiting: deque[_Sequence] = deque()
-        self._running: list[_Sequence] = []  # the place in this list is the slot
+        self._waiting: deque[RunningSequence] = deque()
+        self._running: list[RunningSequence] = []  # the place in this list is the slot
         self._next_key = 0
 
     @property
@@ -174,7 +126,7 @@ class Engine:
         generator = None
         if sampling.seed is not None:
             generator = torch.Generator(device=self._backend.device).manual_seed(sampling.seed)
-        sequence = _Sequence(
+        sequence = RunningSequence(
             self._next_key, ids, len(ids), max_new_tokens, min_new_tokens, sampling, stops, top_logprobs, generator
         )
         self._slide(sequence)
@@ -228,7 +180,7 @@ class Engine:
         self._remove(finished)
         return results
 
-    def _plan(self) -> list[tuple[_Sequence, Chunk]]:
+    def _plan(self) -> list[tuple[RunningSequence, Chunk]]:
         """Return what the next pass computes: every running sequence's tokens, of long prompts a piece."""
         room = self._piece
         work = []
@@ -247,7 +199,7 @@ class Engine:
             work.append((sequence, Chunk(slot, sequence.n_cached, taken + sequence.drafts, n_logits)))
         return work
 
-    def _drafts(self, sequence: _Sequence) -> list[int]:
+    def _drafts(self, sequence: RunningSequence) -> list[int]:
         if self._drafter is None or not self._use_cache:
             return []
         room = sequence.max_new_tokens - sequence.n_new - 1
@@ -255,7 +207,7 @@ class Engine:
             room = min(room, self._limit - (len(sequence.ids) - sequence.window_start))
         return list(self._drafter.propose(sequence.key, sequence.ids))[: max(room, 0)]
 
-    def _draw(self, sequence: _Sequence, logits: Tensor) -> int:
+    def _draw(self, sequence: RunningSequence, logits: Tensor) -> int:
         ids = None
         if sequence.sampling.has_penalties:
             ids = torch.tensor([sequence.ids], device=logits.device)
@@ -266,7 +218,7 @@ class Engine:
             )
         return int(chosen[0])
 
-    def _appended(self, sequence: _Sequence, chosen: int, logits: Tensor, normalizer: float) -> GeneratedToken:
+    def _appended(self, sequence: RunningSequence, chosen: int, logits: Tensor, normalizer: float) -> GeneratedToken:
         """Add the token to its sequence and say what the caller is told of it."""
         sequence.ids.append(chosen)
         top: tuple[tuple[int, float], ...] = ()
@@ -282,7 +234,7 @@ class Engine:
             finish = "length"
         return GeneratedToken(chosen, logprob, finish, top)
 
-    def _slide(self, sequence: _Sequence) -> None:
+    def _slide(self, sequence: RunningSequence) -> None:
         """Move the window to the last tokens where they are more than the context, and forget what is not cached."""
         excess = 0 if self._limit is None else len(sequence.ids) - self._limit
         if excess > sequence.window_start:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from gpt_core.checks import check_count, check_id
-from gpt_core.engine import Engine, GeneratedToken, PastContext
+from gpt_core.engine import Engine, PastContext
 from gpt_core.sampling import Sampling
+from gpt_core.sequence import GeneratedToken
 from gpt_core.speculate import Drafter
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from gpt_core.engine import GeneratedToken
+from gpt_core.sequence import GeneratedToken
 
 _END_OF_TEXT = "<|endoftext|>"
 _MOST_STOP_STRINGS = 16
