@@ -1,5 +1,7 @@
 """Linear against torch.nn.Linear: results, gradients, draws; on every kernel this machine has."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -83,3 +85,24 @@ def test_large_layers_without_gradients_give_torchs_results(n_rows: int) -> None
     x = torch.randn(n_rows, 300)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_has_a_gradient() -> None:
+    layer, x = Linear(20, 4000, dtype=torch.float32), torch.randn(3, 20, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    weight = layer.weight.detach()
+    torch.testing.assert_close(second, (2 * weight.T @ weight).sum(0).expand(3, 20), rtol=1e-4, atol=1e-3)
+
+
+def test_a_width_that_does_not_fit_is_torchs_own_error() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), torch.no_grad():
+        Linear(20, 4000)(torch.randn(3, 21))
+
+
+def test_a_trace_records_torchs_operators() -> None:
+    layer, x = Linear(20, 4000), torch.randn(3, 20)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer torches warn that tracing is on its way out
+        traced = torch.jit.trace(layer, x)
+        torch.testing.assert_close(traced(x), layer(x), rtol=1e-4, atol=1e-5)

@@ -1,6 +1,8 @@
 """The engine: every answer against a plain loop over the model's modules, whatever runs beside it."""
 
 import math
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -211,19 +213,175 @@ def test_damaged_weights_are_an_error_and_the_sequence_goes_on_when_they_are_men
     model = make_model()
     expected = plain_loop(model, [1, 2], 6)
     engine = Engine(model)
-    engine.add([1, 2], max_new_tokens=6)
-    engine.add([3], max_new_tokens=6)
-    answer = [token.id for key, token in engine.step() if key == 0]
-    bias = model.trf_blocks[0].ff.layers[2].bias  # type: ignore[union-attr, index]
+    key = engine.add([1, 2], max_new_tokens=6)
+    other = engine.add([3], max_new_tokens=6)
+    answer = [token.id for of, token in engine.step() if of == key]
+    bias = model.get_parameter("trf_blocks.0.ff.layers.2.bias")
+    healthy = float(bias.detach()[0])
+    for _ in range(2):
+        with torch.no_grad():
+            bias[0] = math.nan
+        with pytest.raises(ValueError, match=f"not finite for the sequences {key}, {other}: .* cancel these"):
+            engine.step()
     with torch.no_grad():
-        bias[0] = math.nan  # type: ignore[index]
-    with pytest.raises(ValueError, match="logits are not finite"):
-        engine.step()
-    with torch.no_grad():
-        bias[0] = make_model().trf_blocks[0].ff.layers[2].bias[0]  # type: ignore[union-attr, index, operator]
+        bias[0] = healthy
     while not engine.is_idle:
-        answer += [token.id for key, token in engine.step() if key == 0]
+        answer += [token.id for of, token in engine.step() if of == key]
     assert answer == expected
+
+
+class Spoiled(nn.Module):
+    """Gives NaN after the id 7; without a config, so that nothing says how large its vocabulary is."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits = nn.functional.one_hot((ids + 1) % 10, 10).float()
+        return logits.masked_fill((ids == 7)[..., None], math.nan)
+
+
+def test_a_sequence_that_cannot_go_on_is_named_and_the_others_go_on_without_it() -> None:
+    engine = Engine(Spoiled())
+    first, bad = engine.add([1], max_new_tokens=3), engine.add([7], max_new_tokens=3)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"not finite for the sequences {bad}:"):
+            engine.step()
+    engine.cancel(bad)
+    assert [token.id for _ in range(3) for _, token in engine.step()] == [2, 3, 4]
+    assert engine.is_idle
+    assert first != bad
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_step_that_raises_half_way_has_moved_no_sequence_and_drawn_no_number(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samplings = [Sampling(seed=seed, temperature=2.0) for seed in (1, 2, 3)]
+    prompts = [[1, 2, 3], [4], [5, 6]]
+    engine = Engine(MODEL, drafter=PromptLookup(ngram=2))
+    keys = [engine.add(p, max_new_tokens=9, sampling=one) for p, one in zip(prompts, samplings, strict=True)]
+    answers: dict[int, list[int]] = {key: [] for key in keys}
+    chance, n_raised = random.Random(0), 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> Tensor:
+        if chance.random() < 0.3:
+            raise error
+        return next_token(*args, **kwargs)
+
+    monkeypatch.setattr("gpt_core.sequence.next_token", interrupted)
+    while not engine.is_idle:
+        try:
+            step = engine.step()
+        except error:
+            n_raised += 1
+            continue
+        for key, token in step:
+            answers[key].append(token.id)
+    assert n_raised > 5
+    assert list(answers.values()) == [
+        plain_loop(MODEL, prompt, 9, sampling) for prompt, sampling in zip(prompts, samplings, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_replaced_and_converted_weights_are_looked_up_anew(use_cache: bool) -> None:
+    model, other = make_model(), make_model(qkv_bias=False)
+    initialize_gpt2(other, seed=9)
+    engine = Engine(model, use_cache=use_cache)
+    ids = [1, 2]
+    engine.add(ids, max_new_tokens=6)
+    ids += [token.id for _, token in engine.step()]
+    model.load_state_dict({name: tensor.clone() for name, tensor in other.state_dict().items()}, assign=True)
+    if not use_cache:
+        for _ in range(2):
+            ids += [token.id for _, token in engine.step()]
+        assert ids[3:] == plain_loop(other, ids[:3], 2)
+    model.double()  # the cache has the other dtype: it is read anew
+    n_held = len(ids)
+    while not engine.is_idle:
+        ids += [token.id for _, token in engine.step()]
+    assert ids[n_held:] == plain_loop(other.double(), ids[:n_held], 8 - n_held)
+
+
+def test_a_model_that_is_no_longer_plain_needs_a_new_engine() -> None:
+    model = make_model()
+    engine = Engine(model)
+    engine.add([1], max_new_tokens=3)
+    model.trf_blocks[0].register_forward_hook(lambda *_: None)
+    with torch.no_grad():
+        model.get_parameter("final_norm.scale").mul_(2)
+    with pytest.raises(ValueError, match="build a new engine"):
+        engine.step()
+
+
+def test_a_sequence_that_fills_every_pass_keeps_no_other_waiting() -> None:
+    engine = Engine(MODEL, use_cache=False, max_batch=2)
+    engine._piece = 6
+    engine.add(list(range(10)), max_new_tokens=20)  # each token takes two passes of six
+    short = engine.add([1, 2, 3], max_new_tokens=1)
+    steps = [[key for key, _ in engine.step()] for _ in range(3)]
+    assert any(short in step for step in steps)
+
+
+def test_a_prompt_longer_than_a_piece_is_read_as_a_whole() -> None:
+    model = make_model(context_length=1500)
+    prompts = [(torch.arange(n) * 7 % V).tolist() for n in (1200, 3, 700)]
+    for prompt, answer in zip(prompts, generate_batch(model, prompts, max_new_tokens=3), strict=True):
+        ids = list(prompt)
+        for token in answer:
+            with torch.no_grad():
+                logits = model(torch.tensor([ids]))[0, -1]
+            assert token.logprob == pytest.approx(float(logits.log_softmax(dim=-1)[token.id]), abs=1e-4)
+            assert token.id == int(logits.argmax())
+            ids.append(token.id)
+
+
+class Foolish:
+    """A drafter that proposes ids which no model has."""
+
+    def propose(self, key: int, ids: Sequence[int], /) -> Sequence[int]:
+        return [*plain_loop(MODEL, list(ids), 1), 10**6, 3]
+
+    def forget(self, key: int, /) -> None: ...
+
+
+def test_drafts_that_the_model_does_not_know_are_cut_off() -> None:
+    tokens = list(generate_tokens(MODEL, [1, 2], max_new_tokens=9, drafter=Foolish()))
+    assert ids_of(tokens) == plain_loop(MODEL, [1, 2], 9)
+
+
+def test_an_abandoned_stream_is_forgotten_by_its_drafter() -> None:
+    lookup, draft_model = PromptLookup(), DraftModel(MODEL)
+    for drafter in (lookup, draft_model):
+        stream = generate_tokens(MODEL, [1, 2, 3], max_new_tokens=9, drafter=drafter)
+        next(stream)
+        stream.close()  # type: ignore[attr-defined]
+    assert lookup._seen == {}
+    assert draft_model._states == {}
+
+
+def test_prompt_lookup_proposes_what_followed_the_same_words_and_saves_passes() -> None:
+    text = [5, 6, 7, 8, 9, 5, 6]
+    assert list(PromptLookup(n_draft=3).propose(0, text)) == [7, 8, 9]
+    assert list(PromptLookup(n_draft=9, ngram=2).propose(0, text)) == [7, 8, 9, 5, 6]
+    assert list(PromptLookup().propose(0, [1, 2, 3, 4])) == []
+    lookup = PromptLookup(n_draft=2)
+    assert list(lookup.propose(0, [1, 2, 3, 1])) == []
+    assert list(lookup.propose(0, [1, 2, 3, 1, 2])) == [3, 1]  # the index goes on where it stopped
+
+    class Periodic(nn.Module):
+        """Says 0 to 9 over and over; its sequences may come in pieces."""
+
+        new_cache = MODEL.new_cache
+
+        def forward(self, ids: Tensor, **_: Any) -> Tensor:
+            return nn.functional.one_hot((ids + 1) % 10, 10).float()
+
+    engine = Engine(Periodic(), drafter=PromptLookup(n_draft=4))
+    engine.add(list(range(10)) * 2, max_new_tokens=20)
+    steps = []
+    while not engine.is_idle:
+        steps.append([token.id for _, token in engine.step()])
+    assert [token for step in steps for token in step] == list(range(10)) * 2
+    assert [len(step) for step in steps] == [5, 5, 5, 5]
 
 
 def test_a_draft_model_changes_no_answer() -> None:
@@ -270,13 +428,28 @@ class Wrapped(nn.Module):
 def test_another_module_gives_the_same_answers_through_the_same_engine(cached: bool) -> None:
     engine = Engine(Wrapped(cached=cached), max_batch=2, context_length=CONTEXT)
     engine._piece = 5 if cached else None
-    prompts = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10]]
-    keys = [engine.add(prompt, max_new_tokens=9) for prompt in prompts]
+    prompts, lengths = [[1, 2, 3, 4, 5, 6, 7], [8], [9, 10], [11], [12, 13, 14]], [3, 14, 9, 2, 12]
+    keys = [engine.add(prompt, max_new_tokens=n) for prompt, n in zip(prompts, lengths, strict=True)]
     answers: dict[int, list[int]] = {key: [] for key in keys}
     while not engine.is_idle:
         for key, token in engine.step():
             answers[key].append(token.id)
-    assert list(answers.values()) == [plain_loop(make_model(), prompt, 9) for prompt in prompts]
+    expected = [plain_loop(make_model(), prompt, n) for prompt, n in zip(prompts, lengths, strict=True)]
+    assert list(answers.values()) == expected
+
+
+def test_other_modules_are_in_eval_mode_while_they_compute_and_in_their_own_in_between() -> None:
+    module = Wrapped(cached=True)
+    module.model = make_model(drop_rate=0.5)
+    module.new_cache = module.model.new_cache
+    module.train()
+    module.model.trf_blocks[0].eval()
+    before = [one.training for one in module.modules()]
+    tokens = generate_tokens(module, [1, 2], max_new_tokens=6)
+    first = next(tokens)
+    assert [one.training for one in module.modules()] == before
+    assert [first.id, *(token.id for token in tokens)] == plain_loop(make_model(drop_rate=0.5), [1, 2], 6)
+    assert [one.training for one in module.modules()] == before
 
 
 def test_a_hook_for_all_modules_is_obeyed() -> None:
@@ -300,7 +473,7 @@ def test_a_compiled_model_generates_from_the_weights_it_wraps() -> None:
     [
         ({"min_new_tokens": -1}, "min_new_tokens must be a whole number of at least 0, got -1"),
         ({"min_new_tokens": 4}, r"min_new_tokens must be at most max_new_tokens \(3\), got 4"),
-        ({"top_logprobs": 21}, "got 21"),
+        ({"top_logprobs": 21}, "top_logprobs must be a whole number from 0 to 20, got 21"),
         ({"top_logprobs": -1}, "got -1"),
         ({"sampling": Sampling(logit_bias={V: 1.0})}, f"logit_bias holds the id {V}"),
         ({"past_context": "crop"}, "past_context must be one of slide, stop, error, got 'crop'"),

@@ -1,5 +1,6 @@
 """InferenceModel and prepare: the logits of the modules, for packed chunks and every configuration."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from gpt_attention import PreparedLinear
 from gpt_core.config import GPTConfig
 from gpt_core.inference import Chunk
 from gpt_core.model import GPTModel, GPTModelFast
-from gpt_core.prepare import is_plain, prepare
+from gpt_core.prepare import JoinedLinear, is_plain, prepare
 
 SIZES = {"vocab_size": 50, "context_length": 20, "emb_dim": 24, "n_layers": 2}
 CONFIGS = st.builds(
@@ -81,23 +83,34 @@ def test_one_token_of_each_sequence_has_the_modules_logits_whatever_their_length
     torch.testing.assert_close(prepared.logits(chunks, cache), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", [GPTModel, GPTModelFast])
 def test_the_prepared_model_of_any_dtype_is_called_like_a_model(kind: type[GPTModel], dtype: torch.dtype) -> None:
     model, ids = make_model(GPT2, kind).to(dtype), torch.arange(22).view(2, 11)
     prepared = prepare(model)
     with torch.no_grad():
         expected = model(ids).float()
-    limits = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float64 else {"rtol": 0.05, "atol": 0.05}
+    limits = {"rtol": 0.05, "atol": 0.05} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(prepared(ids), expected, **limits)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(prepared(ids), expected, **limits)
 
 
-@pytest.mark.parametrize("shape", [(4,), (1, 0), (1, 21)])
+@pytest.mark.parametrize("shape", [(4,), (1, 0), (1, 21), (0, 3)])
 def test_ids_of_a_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"must have shape \(batch, tokens\) with 1 to 20 tokens"):
         prepare(make_model(GPT2))(torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("bad", [-1, -100, 50])
+def test_ids_that_the_model_does_not_have_are_refused(bad: int) -> None:
+    with pytest.raises(IndexError, match=rf"must lie in 0\.\.49, got {min(bad, 3)}\.\.{max(bad, 3)}"):
+        prepare(make_model(GPT2))(torch.tensor([[3, bad]]))
+
+
+def test_a_prepared_model_is_not_moved_silently() -> None:
+    with pytest.raises(RuntimeError, match="move or convert the GPTModel"):
+        prepare(make_model(GPT2)).double()
 
 
 def test_prepared_weights_are_the_models_own_but_for_queries_keys_and_values() -> None:
@@ -107,7 +120,21 @@ def test_prepared_weights_are_the_models_own_but_for_queries_keys_and_values() -
     head: Any = prepared._head
     assert block.up.weight.data_ptr() == model.get_parameter("trf_blocks.0.ff.layers.0.weight").data_ptr()
     assert head.weight.data_ptr() == model.get_parameter("out_head.weight").data_ptr()
-    assert block.qkv.weight.shape == (72, 24)
+    assert block.qkv._joined is None
+    prepared(torch.zeros(1, 3, dtype=torch.int64))
+    assert block.qkv._joined.weight.shape == (72, 24)
+
+
+@pytest.mark.parametrize("n_rows", [1, 63, 64, 200])
+def test_joined_layers_are_the_layers_side_by_side(n_rows: int) -> None:
+    layers = [nn.Linear(24, n, bias=n_rows != 200) for n in (24, 8, 8)]
+    x = torch.randn(n_rows, 24)
+    joined = JoinedLinear([(layer.weight, layer.bias) for layer in layers], PreparedLinear)
+    with torch.no_grad():
+        expected = torch.cat([layer(x) for layer in layers], dim=1)
+        for _ in range(2):
+            torch.testing.assert_close(joined(x), expected, rtol=1e-4, atol=1e-5)
+            joined(x[:1])
 
 
 class OtherBlock(nn.Module):
@@ -131,6 +158,33 @@ def test_only_a_model_of_known_parts_is_plain() -> None:
     assert not is_plain(pruned)
     mixed.final_norm.double()  # type: ignore[union-attr]
     assert not is_plain(mixed)
+
+
+def change_forward(model: GPTModel) -> None:
+    model.trf_blocks[0].att.forward = lambda x, **_: x  # type: ignore[union-attr, method-assign]
+
+
+def append_layer(model: GPTModel) -> None:
+    model.trf_blocks[1].ff.layers.append(nn.GELU(approximate="tanh"))  # type: ignore[union-attr, operator]
+
+
+def change_eps(model: GPTModel) -> None:
+    model.trf_blocks[0].norm1.eps = 1.0  # type: ignore[union-attr]
+
+
+def exact_gelu(model: GPTModel) -> None:
+    model.trf_blocks[0].ff.layers[1] = nn.GELU()  # type: ignore[union-attr, operator]
+
+
+def append_block(model: GPTModel) -> None:
+    model.trf_blocks.append(model.trf_blocks[0])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("change", [change_forward, append_layer, change_eps, exact_gelu, append_block])
+def test_a_model_whose_parts_were_changed_is_not_plain(change: Callable[[GPTModel], None]) -> None:
+    model = make_model(GPT2)
+    change(model)
+    assert not is_plain(model)
 
 
 def test_a_subclass_with_its_own_forward_is_not_plain() -> None:

@@ -139,3 +139,12 @@ def test_other_dtypes_and_models_are_refused() -> None:
     for model in (nn.Linear(2, 2), GPTModel(CONFIG, explicit=True), quantize(make_model())):
         with pytest.raises(ValueError, match=f"got a {type(model).__name__} that is not; merge adapters"):
             quantize(model)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16", "float32"])
+def test_damaged_weights_do_not_become_sound_ones(dtype: str) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.get_parameter("trf_blocks.1.att.W_value.weight")[3, 4] = math.nan
+    with pytest.raises(ValueError, match="not finite"):
+        list(generate_tokens(quantize(model, dtype), [1, 2], max_new_tokens=2))

@@ -348,10 +348,10 @@ def test_logprobs_of_half_precision_logits_are_computed_in_float32() -> None:
 
 @pytest.mark.parametrize("n_top", [-1, 21, True, 1.0, None, "5", math.nan])
 def test_a_bad_number_of_alternatives_is_refused_with_its_value(n_top: Any) -> None:
-    with pytest.raises(ValueError, match=r"^n_top must be a whole number from 0 to 20, got ") as caught:
+    with pytest.raises(ValueError, match=r"^top_logprobs must be a whole number from 0 to 20, got ") as caught:
         check_n_top(n_top)
     assert str(caught.value).endswith(f"got {n_top!r}")
-    with pytest.raises(ValueError, match=r"^n_top must be"):
+    with pytest.raises(ValueError, match=r"^top_logprobs must be"):
         token_logprobs(FIVE[0], 0, n_top)
 
 

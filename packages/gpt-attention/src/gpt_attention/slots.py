@@ -1,10 +1,53 @@
 """Keys and values of several sequences of different lengths, in memory that is taken once.
 
-Shapes: N slots, H key-value heads, C capacity in tokens, K head width, T new tokens of one sequence.
+Shapes: L layers, B slots, H key-value heads, S tokens held, the new ones among them, K head width, T new tokens.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OpenSlot:
+    """One layer of one sequence, ready for its new tokens."""
+
+    target: Tensor
+    """(T, 2, H, K): their place in the cache."""
+
+    keys: Tensor
+    """(1, H, S, K): the sequence's keys, the new ones at the end."""
+
+    values: Tensor
+    """(1, H, S, K): its values."""
+
+    def write(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the new tokens (T, 2, H, K) there; return all keys and values."""
+        self.target.copy_(keys_values)
+        return self.keys, self.values
+
+
+@dataclass(frozen=True)
+class OpenSlots:
+    """One layer of the first slots, ready for one new token of each."""
+
+    target: Tensor
+    """(B, S, 2, H, K): the slots' tokens."""
+
+    keys: Tensor
+    """(B, H, S, K): their keys."""
+
+    values: Tensor
+    """(B, H, S, K): their values."""
+
+    index: tuple[Tensor, Tensor]
+    """Slots and positions (B,) of the new tokens."""
+
+    def write(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the new tokens (B, 2, H, K) there; return all keys and values."""
+        self.target[self.index] = keys_values
+        return self.keys, self.values
 
 
 class SlotCache:
@@ -12,7 +55,7 @@ class SlotCache:
 
     It keeps no lengths. Whoever runs the sequences knows how many tokens of a slot count, so forgetting the last ones
     costs nothing: they are overwritten. The memory, 2 * n_layers * n_slots * capacity * n_heads * head_dim elements,
-    is taken by the operating system page by page as tokens are written.
+    is reserved at once and touched as the longest sequence grows, so that a CPU takes it no earlier.
 
     Raises ValueError for a size below 1.
     """
@@ -33,35 +76,51 @@ class SlotCache:
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
         self.n_slots, self.capacity = n_slots, capacity
-        # Zeros, because a masked position still takes part in the products: 0 times garbage might be NaN.
-        self._buffer = torch.zeros(n_layers, 2, n_slots, n_heads, capacity, head_dim, dtype=dtype, device=device)
-        self._layers = self._buffer.unbind(0)                                    # each (2, N, H, C, K)
+        self._buffer = torch.empty(n_layers, 2, n_slots, n_heads, capacity, head_dim, dtype=dtype, device=device)
+        self._n_zeroed = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole cache when every position has been written."""
         return self._buffer.nbytes
 
-    def write(self, layer: int, slot: int, start: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one sequence's new tokens (T, 2, H, K) at ``start``; return its keys and values (1, H, start + T, K)."""
-        end = start + len(keys_values)
-        buffer = self._layers[layer][:, slot]                                    # (2, H, C, K)
-        buffer[:, :, start:end] = keys_values.permute(1, 2, 0, 3)
-        keys, values = buffer[:, None, :, :end].unbind(0)
-        return keys, values
+    def open(self, slot: int, start: int, n_tokens: int) -> list[OpenSlot]:
+        """Return, of each layer, where one sequence's new tokens go and where its tokens up to their end are read.
 
-    def write_each(self, layer: int, positions: Tensor, longest: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one token (2, H, K) of ``keys_values`` into each of the first slots, at its own position (B,).
-
-        Returns the keys and values (B, H, longest, K) of these slots; what lies past a sequence's own length is to be
-        masked.
+        Views made once for all layers: one by one they took a decoding step 1 ms of 13. ValueError beyond the capacity.
         """
-        n = len(keys_values)
-        buffer = self._layers[layer][:, :n]                                      # (2, B, H, C, K)
+        end = start + n_tokens
+        self._zero_up_to(end)
+        held = self._buffer[:, :, slot : slot + 1, :, :end]                      # (L, 2, 1, H, S, K)
+        targets = held[:, :, 0, :, start:].permute(0, 3, 1, 2, 4).unbind(0)      # each (T, 2, H, K)
+        keys, values = held.unbind(1)
+        return [OpenSlot(*views) for views in zip(targets, keys.unbind(0), values.unbind(0), strict=True)]
+
+    def open_each(self, positions: Tensor, longest: int) -> list[OpenSlots]:
+        """Return, of each layer, where one new token of each of the first slots goes, at its own position (B,).
+
+        Keys and values are those of ``longest`` positions; what lies past a sequence's own length is to be masked.
+        """
+        n = len(positions)
+        self._zero_up_to(longest)
         slots = torch.arange(n, device=positions.device)
-        buffer.permute(1, 3, 0, 2, 4)[slots, positions] = keys_values            # (B, C, 2, H, K)
-        keys, values = buffer[:, :, :, :longest].unbind(0)
-        return keys, values
+        held = self._buffer[:, :, :n, :, :longest]                               # (L, 2, B, H, S, K)
+        targets = held.permute(0, 2, 4, 1, 3, 5).unbind(0)                       # each (B, S, 2, H, K)
+        keys, values = held.unbind(1)
+        return [
+            OpenSlots(*views, (slots, positions))
+            for views in zip(targets, keys.unbind(0), values.unbind(0), strict=True)
+        ]
+
+    def _zero_up_to(self, end: int) -> None:
+        """Make the first positions of every slot numbers: masked ones take part in the products, and 0 * NaN is NaN."""
+        if end <= self._n_zeroed:
+            return
+        if end > self.capacity:
+            raise ValueError(f"{end} tokens exceed the cache's capacity of {self.capacity}; make one with more")
+        end = min(self.capacity, max(end, 2 * self._n_zeroed, 64))
+        self._buffer[:, :, :, :, self._n_zeroed : end] = 0
+        self._n_zeroed = end
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one slot over another's."""

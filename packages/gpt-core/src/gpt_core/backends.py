@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gpt_attention import KVCache
 from gpt_core.inference import Chunk, InferenceModel
 from gpt_core.model import GPTModel
-from gpt_core.prepare import prepare
+from gpt_core.prepare import is_plain, prepare
 
 
 class PackedBackend:
@@ -20,28 +20,48 @@ class PackedBackend:
     has_cache = True
 
     def __init__(self, model: nn.Module, *, n_slots: int, capacity: int) -> None:
+        self._n_slots, self._capacity = n_slots, capacity
         self._trainable = None if isinstance(model, InferenceModel) else model
-        self._model = self._prepared(model)
+        # Where each parameter hangs: a loaded state dict may put another one there.
+        self._places = [(module._parameters, name) for module in model.modules() for name in module._parameters]
+        self._state = self._weights_state()
+        self._model = model if isinstance(model, InferenceModel) else self._prepared(model)
+        self._new_cache()
+
+    def _new_cache(self) -> None:
         self.device = self._model.device
         with torch.inference_mode():
-            self._cache = self._model.new_cache(n_slots=n_slots, capacity=capacity)
+            self._cache = self._model.new_cache(n_slots=self._n_slots, capacity=self._capacity)
 
     def _prepared(self, model: nn.Module) -> InferenceModel:
-        if isinstance(model, InferenceModel):
-            return model
-        assert isinstance(model, GPTModel)
-        self._parameters = list(model.parameters())
-        self._state = self._weights_state()
+        if not is_plain(model):
+            raise ValueError("the model has other layers, hooks or dtypes than it had; build a new engine for it")
         return prepare(model)
 
     def _weights_state(self) -> list[tuple[int, int]]:
-        """Return numbers that change when a weight is changed in place or replaced."""
-        return [(0 if p.is_inference() else p._version, p.data_ptr()) for p in self._parameters]
+        """Return numbers that change when a weight is replaced, moved, or changed in place other than by ``.data``."""
+        tensors = [parameters[name] for parameters, name in self._places]
+        return [(0 if t.is_inference() else t._version, t.data_ptr()) for t in tensors if t is not None]
+
+    def refresh(self) -> bool:
+        """Look the weights up anew if they have changed, as when the caller trains between two tokens.
+
+        Returns whether what was cached is lost, because the model has another dtype or device now.
+        """
+        if self._trainable is None:
+            return False
+        state = self._weights_state()
+        if state == self._state:
+            return False
+        before = self._model
+        self._model, self._state = self._prepared(self._trainable), state
+        is_lost = (before.cache_dtype, before.device) != (self._model.cache_dtype, self._model.device)
+        if is_lost:
+            self._new_cache()
+        return is_lost
 
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Return the wanted logits (rows, V), float."""
-        if self._trainable is not None and self._weights_state() != self._state:
-            self._model = self._prepared(self._trainable)  # the caller has trained it between two tokens
+        """Return the wanted logits (rows, V), float32."""
         return self._model.logits(chunks, self._cache)
 
     def move(self, source: int, target: int, length: int) -> None:
@@ -76,8 +96,12 @@ class ModuleBackend:
         """Whether a sequence may come in pieces."""
         return self._new_cache is not None
 
+    def refresh(self) -> bool:
+        """Return False: nothing of the model is kept, and no cached token is lost."""
+        return False
+
     def logits(self, chunks: Sequence[Chunk]) -> Tensor:
-        """Return the wanted logits (rows, V), float."""
+        """Return the wanted logits (rows, V), float32."""
         # no_grad and not inference_mode: a module may keep what it computes, and train with it later.
         with _eval_mode(self._model), torch.no_grad():
             rows = [self._logits_of(chunk) for chunk in chunks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 from torch import nn
@@ -15,12 +16,16 @@ def check_count(name: str, value: int, *, least: int) -> None:
 
 def checked_ids(model: nn.Module, ids: Iterable[int], name: str) -> list[int]:
     """Return the ids as a list, or raise ValueError for one that is no id of the model."""
-    ids = list(ids)
+    checked = []
     for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int):
+        try:
+            checked.append(operator.index(i))  # numpy's integers too, and tensors of one
+        except TypeError:
+            raise ValueError(f"{name} must hold whole numbers, got {i!r}") from None
+        if isinstance(i, bool):
             raise ValueError(f"{name} must hold whole numbers, got {i!r}")
-        check_id(model, i, name)
-    return ids
+        check_id(model, checked[-1], name)
+    return checked
 
 
 def check_id(model: nn.Module, token: int, name: str) -> None:

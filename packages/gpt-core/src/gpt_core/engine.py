@@ -7,6 +7,7 @@ its own cache slot, settings and random numbers, so neither its neighbours nor t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,16 +19,20 @@ from torch import Tensor, nn
 from gpt_core.backends import ModuleBackend, PackedBackend
 from gpt_core.checks import check_count, checked_ids
 from gpt_core.inference import Chunk, InferenceModel
-from gpt_core.prepare import is_plain
-from gpt_core.sampling import Sampling, check_n_top, next_token, token_logprobs
-from gpt_core.sequence import GeneratedToken, RunningSequence
+from gpt_core.prepare import is_plain, unwrapped
+from gpt_core.sampling import Sampling, check_n_top
+from gpt_core.sequence import GeneratedToken, LogitFacts, RunningSequence
 from gpt_core.speculate import Drafter
 
 PastContext = Literal["slide", "stop", "error"]
 _PAST_CONTEXT = ("slide", "stop", "error")
 # Prompt tokens read in one step: enough rows for the products to run at full speed, while the memory for
-# activations stays small and the running sequences wait for one piece at most.
+# activations stays small and no running sequence waits for a whole prompt.
 _PIECE = 512
+# Keys differ between engines too, so that a drafter may serve several.
+_KEYS = itertools.count()
+
+_Work = tuple[RunningSequence, Chunk, list[int]]  # a sequence, its next tokens, and the drafts at their end
 
 
 class Engine:
@@ -47,7 +52,8 @@ class Engine:
     that the model then confirms several at a time; the ids are the same (see ``gpt_core.speculate``).
 
     Any module that maps ids (B, T) to logits (B, T, V) will do. A plain ``GPTModel`` is computed by ``InferenceModel``,
-    from its own weights, which are looked up anew when they change; anything else through its modules, in eval mode.
+    from its own weights, which are looked up anew when they change (a hook, a replaced layer and what is written
+    through ``.data`` need a new engine); anything else through its modules, in eval mode.
     """
 
     def __init__(
@@ -72,19 +78,21 @@ class Engine:
             check_count("capacity", capacity, least=1)
         self._limit, self._capacity = limit, capacity
         self._max_batch, self._past_context, self._drafter = max_batch, past_context, drafter
-        model = getattr(model, "_orig_mod", model) if is_plain(getattr(model, "_orig_mod", model)) else model
-        self._model = model
+        self._full_at = limit if past_context == "stop" else None
+        plain = unwrapped(model)
         self._backend: PackedBackend | ModuleBackend
-        if isinstance(model, InferenceModel) or is_plain(model):
+        if isinstance(plain, InferenceModel) or is_plain(plain):
             assert limit is not None  # these models have a context_length
-            self._backend = PackedBackend(model, n_slots=max_batch, capacity=min(limit, capacity or limit))
+            model = plain
+            self._backend = PackedBackend(plain, n_slots=max_batch, capacity=min(limit, capacity or limit))
         else:
             self._backend = ModuleBackend(model, use_cache=use_cache)
+        self._model = model
         self._use_cache = use_cache and self._backend.has_cache
         self._piece = _PIECE if self._backend.has_cache else None
         self._waiting: deque[RunningSequence] = deque()
         self._running: list[RunningSequence] = []  # the place in this list is the slot
-        self._next_key = 0
+        self._turn = 0
 
     @property
     def is_idle(self) -> bool:
@@ -123,15 +131,11 @@ class Engine:
         if not ids:
             raise ValueError("prompt_ids is empty: give at least one token, such as the tokenizer's eot_token")
         self._check_length(len(ids), max_new_tokens)
-        generator = None
-        if sampling.seed is not None:
-            generator = torch.Generator(device=self._backend.device).manual_seed(sampling.seed)
         sequence = RunningSequence(
-            self._next_key, ids, len(ids), max_new_tokens, min_new_tokens, sampling, stops, top_logprobs, generator
+            next(_KEYS), ids, len(ids), max_new_tokens, min_new_tokens, sampling, stops, top_logprobs
         )
         self._slide(sequence)
         self._waiting.append(sequence)
-        self._next_key += 1
         return sequence.key
 
     def cancel(self, key: int) -> None:
@@ -143,60 +147,56 @@ class Engine:
         """Compute one pass and return the new tokens with their sequences' keys, in the order of each answer.
 
         A sequence whose prompt is still being read has none; one whose drafts were confirmed has several; one whose
-        token has a ``finish`` has left. Raises ValueError if the model's logits are not finite: the sequences stay as
-        they were.
+        token has a ``finish`` has left. If it raises, no sequence has moved, and the next call computes the same pass.
+        Raises ValueError if logits are not finite, naming the keys of the sequences: ``cancel`` them, or mend the
+        model, to go on.
         """
         while self._waiting and len(self._running) < self._max_batch:
-            self._running.append(self._waiting.popleft())
+            sequence = self._waiting.popleft()
+            if sequence.sampling.seed is not None:
+                sequence.generator = torch.Generator(device=self._backend.device).manual_seed(sequence.sampling.seed)
+            self._running.append(sequence)
+        if self._backend.refresh():
+            for sequence in self._running:
+                sequence.n_cached = 0
         work = self._plan()
         if not work:
             return []
-        logits = self._backend.logits([chunk for _, chunk in work])                 # (rows, V)
-        best, best_ids, normalizers = _facts(logits)
-        if not all(map(math.isfinite, best)):
-            for sequence, chunk in work:
-                sequence.n_cached = 0
-                self._backend.clear(chunk.slot)
-            raise ValueError("the model's logits are not finite: its weights are damaged or its training diverged")
+        logits = self._backend.logits([chunk for _, chunk, _ in work])              # (rows, V)
+        chosen = self._choose(work, logits)
         results: list[tuple[int, GeneratedToken]] = []
-        finished: set[int] = set()
-        row = 0
-        for sequence, chunk in work:
-            drafts, sequence.drafts = sequence.drafts, []
-            sequence.n_cached = chunk.start + len(chunk.ids) - len(drafts)
-            for n in range(chunk.n_logits):
-                place = row + n
-                chosen = best_ids[place] if sequence.takes_the_best else self._draw(sequence, logits[place : place + 1])
-                token = self._appended(sequence, chosen, logits[place], normalizers[place])
-                results.append((sequence.key, token))
-                if token.finish is not None:
-                    finished.add(sequence.key)
-                if token.finish is not None or n >= len(drafts) or drafts[n] != chosen:
-                    break
-                sequence.n_cached += 1
-            row += chunk.n_logits
-            if chunk.n_logits:
+        for (sequence, chunk, drafts), tokens in zip(work, chosen, strict=True):
+            n_confirmed = max(len(tokens) - 1, 0)
+            sequence.n_cached = chunk.start + len(chunk.ids) - len(drafts) + n_confirmed
+            sequence.ids += [token.id for token in tokens]
+            if tokens:
                 self._slide(sequence)
-        self._remove(finished)
+            results += [(sequence.key, token) for token in tokens]
+        self._remove({key for key, token in results if token.finish is not None})
+        self._turn += 1
         return results
 
-    def _plan(self) -> list[tuple[RunningSequence, Chunk]]:
+    def _plan(self) -> list[_Work]:
         """Return what the next pass computes: every running sequence's tokens, of long prompts a piece."""
         room = self._piece
-        work = []
-        for slot, sequence in enumerate(self._running):
+        taken: dict[int, list[int]] = {}
+        # Each pass begins with another sequence, so that one that always fills the room keeps no other waiting.
+        n = len(self._running)
+        for slot in [(self._turn + i) % n for i in range(n)]:
+            sequence = self._running[slot]
             pending = sequence.ids[sequence.window_start + sequence.n_cached :]
             if room is not None and len(pending) > 1:
-                if room == 0:
-                    continue
-                taken = pending[:room]
-                room -= len(taken)
-            else:
-                taken = pending
-            is_last = len(taken) == len(pending)
-            sequence.drafts = self._drafts(sequence) if is_last else []
-            n_logits = 1 + len(sequence.drafts) if is_last else 0
-            work.append((sequence, Chunk(slot, sequence.n_cached, taken + sequence.drafts, n_logits)))
+                pending = pending[:room]
+                room -= len(pending)
+            if pending:
+                taken[slot] = pending
+        work = []
+        for slot in sorted(taken):
+            sequence, ids = self._running[slot], taken[slot]
+            is_last = sequence.window_start + sequence.n_cached + len(ids) == len(sequence.ids)
+            drafts = self._drafts(sequence) if is_last else []
+            n_logits = 1 + len(drafts) if is_last else 0
+            work.append((sequence, Chunk(slot, sequence.n_cached, ids + drafts, n_logits), drafts))
         return work
 
     def _drafts(self, sequence: RunningSequence) -> list[int]:
@@ -205,34 +205,41 @@ class Engine:
         room = sequence.max_new_tokens - sequence.n_new - 1
         if self._limit is not None:
             room = min(room, self._limit - (len(sequence.ids) - sequence.window_start))
-        return list(self._drafter.propose(sequence.key, sequence.ids))[: max(room, 0)]
+        if room < 1:
+            return []
+        drafts = list(self._drafter.propose(sequence.key, sequence.ids))[:room]
+        vocab_size = getattr(getattr(self._model, "config", None), "vocab_size", math.inf)
+        unknown = next((i for i, token in enumerate(drafts) if not 0 <= token < vocab_size), len(drafts))
+        return drafts[:unknown]
 
-    def _draw(self, sequence: RunningSequence, logits: Tensor) -> int:
-        ids = None
-        if sequence.sampling.has_penalties:
-            ids = torch.tensor([sequence.ids], device=logits.device)
-        with torch.inference_mode():
-            chosen = next_token(
-                logits, sampling=sequence.sampling, ids=ids, n_prompt=sequence.n_prompt,
-                forbidden=sequence.forbidden, generator=sequence.generator,
+    def _choose(self, work: list[_Work], logits: Tensor) -> list[list[GeneratedToken]]:
+        """Return each sequence's new tokens, given the logits (rows, V) of the whole pass; no sequence is changed."""
+        facts = LogitFacts.of(logits)
+        first, spans = 0, []
+        for _, chunk, _ in work:
+            spans.append(range(first, first + chunk.n_logits))
+            first += chunk.n_logits
+        damaged = [item for item, span in zip(work, spans, strict=True) if not facts.are_finite(span)]
+        if damaged:
+            for sequence, chunk, _ in damaged:
+                sequence.n_cached = 0
+                self._backend.clear(chunk.slot)
+            keys = ", ".join(str(sequence.key) for sequence, _, _ in damaged)
+            raise ValueError(
+                f"the logits are not finite for the sequences {keys}: the model's weights are damaged, its training "
+                "diverged, or its dtype is too small; mend the model or cancel these sequences"
             )
-        return int(chosen[0])
-
-    def _appended(self, sequence: RunningSequence, chosen: int, logits: Tensor, normalizer: float) -> GeneratedToken:
-        """Add the token to its sequence and say what the caller is told of it."""
-        sequence.ids.append(chosen)
-        top: tuple[tuple[int, float], ...] = ()
-        if sequence.n_top:
-            logprob, top = token_logprobs(logits, chosen, sequence.n_top)
-        else:
-            logprob = float(logits[chosen]) - normalizer
-        finish: Literal["stop", "length"] | None = None
-        is_full = self._past_context == "stop" and len(sequence.ids) == self._limit
-        if chosen in sequence.stop_ids:
-            finish = "stop"
-        elif sequence.n_new == sequence.max_new_tokens or is_full:
-            finish = "length"
-        return GeneratedToken(chosen, logprob, finish, top)
+        generators = [sequence.generator for sequence, _, _ in work if sequence.generator is not None]
+        states = [generator.get_state() for generator in generators]
+        try:
+            return [
+                sequence.choose(logits, facts, rows=span, drafts=drafts, full_at=self._full_at)
+                for (sequence, _, drafts), span in zip(work, spans, strict=True)
+            ]
+        except BaseException:  # Ctrl-C too: the pass is computed again, and must draw the same numbers
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+            raise
 
     def _slide(self, sequence: RunningSequence) -> None:
         """Move the window to the last tokens where they are more than the context, and forget what is not cached."""
@@ -276,10 +283,3 @@ class Engine:
             self._backend.free(len(self._running))
             if self._drafter is not None:
                 self._drafter.forget(sequence.key)
-
-
-def _facts(logits: Tensor) -> tuple[list[float], list[int], list[float]]:
-    """Return of each row the largest logit, its id, and the log of the sum of all exponentials."""
-    with torch.inference_mode():
-        best, ids = logits.max(dim=-1)
-        return best.tolist(), ids.tolist(), logits.logsumexp(dim=-1).tolist()

@@ -45,15 +45,18 @@ def generate_tokens(
     engine = Engine(
         model, max_batch=1, past_context=past_context, use_cache=use_cache, drafter=drafter, capacity=max(room, 1)
     )
-    engine.add(
+    key = engine.add(
         prompt, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, sampling=sampling, stop_ids=stop_ids,
         top_logprobs=top_logprobs,
     )
 
     def stream() -> Iterator[GeneratedToken]:
-        while not engine.is_idle:
-            for _, token in engine.step():
-                yield token
+        try:
+            while not engine.is_idle:
+                for _, token in engine.step():
+                    yield token
+        finally:
+            engine.cancel(key)  # an abandoned stream: its drafter forgets it
 
     return stream()
 
@@ -73,21 +76,24 @@ def generate_batch(
 ) -> list[list[GeneratedToken]]:
     """Return the answers to prompts of any lengths, in their order, ``max_batch`` of them computed at a time.
 
-    Each is what ``generate_tokens`` gives for that prompt alone. ``sampling`` is one for all, or one for each prompt;
-    give each its own seed there, since equal seeds draw equal numbers. The other arguments and the errors are those
-    of ``Engine`` and its ``add``; ValueError, too, if there are not as many samplings as prompts.
+    Each is what ``generate_tokens`` gives for that prompt alone, if it is greedy or has a seed; without one all draw
+    from torch's global generator, in turns. ``sampling`` is one for all, or one for each prompt; give each its own seed
+    there, since equal seeds draw equal numbers. The other arguments and the errors are those of ``Engine`` and its
+    ``add``; ValueError, too, if there are not as many samplings as prompts.
     """
+    check_count("max_new_tokens", max_new_tokens, least=1)
     prompts, stop_ids = [list(prompt) for prompt in prompts], list(stop_ids)
     samplings = [sampling] * len(prompts) if isinstance(sampling, Sampling) else list(sampling)
     if len(samplings) != len(prompts):
         raise ValueError(
             f"sampling must be one for all or one for each of {len(prompts)} prompts, got {len(samplings)}"
         )
-    longest = max(map(len, prompts), default=1)
-    room = longest + max_new_tokens if isinstance(max_new_tokens, int) else 1
+    if not prompts:
+        return []
+    check_count("max_batch", max_batch, least=1)
     engine = Engine(
-        model, max_batch=min(max_batch, max(len(prompts), 1)), past_context=past_context, drafter=drafter,
-        capacity=max(room, 1),
+        model, max_batch=min(max_batch, len(prompts)), past_context=past_context, drafter=drafter,
+        capacity=max(map(len, prompts)) + max_new_tokens,
     )
     keys = [
         engine.add(

@@ -11,9 +11,9 @@ Shapes: R packed tokens, B sequences, T tokens of one, D width, H query heads, G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +61,7 @@ class BlockWeights:
     """One block: its norms' (scale, shift) and its four products."""
 
     norm1: tuple[Tensor, Tensor | None]
-    qkv: Product
+    qkv: Callable[[Tensor], Tensor]
     out: Product
     norm2: tuple[Tensor, Tensor | None]
     up: Product
@@ -102,16 +102,29 @@ class InferenceModel(nn.Module):
         self.eval()
 
     def forward(self, in_idx: Tensor) -> Tensor:
-        """Return the logits (B, T, V) of ids (B, T); ValueError unless 1 <= T <= context_length."""
-        if in_idx.ndim != 2 or not 1 <= in_idx.shape[1] <= self.config.context_length:
+        """Return the logits (B, T, V) of ids (B, T).
+
+        Raises ValueError unless B >= 1 and 1 <= T <= context_length, IndexError for an id outside the vocabulary.
+        """
+        if in_idx.ndim != 2 or in_idx.numel() == 0 or in_idx.shape[1] > self.config.context_length:
             raise ValueError(
                 f"token ids must have shape (batch, tokens) with 1 to {self.config.context_length} tokens, "
                 f"got {tuple(in_idx.shape)}"
             )
+        least, most = (int(extreme) for extreme in in_idx.aminmax())
+        if least < 0 or most >= self.config.vocab_size:
+            raise IndexError(
+                f"token ids must lie in 0..{self.config.vocab_size - 1}, got {least}..{most}; encode with the "
+                "tokenizer that the model was trained with"
+            )
         rows = in_idx.tolist()
         cache = self.new_cache(n_slots=len(rows), capacity=in_idx.shape[1])
         chunks = [Chunk(slot, 0, row, len(row)) for slot, row in enumerate(rows)]
-        return self.logits(chunks, cache).view(*in_idx.shape, -1).clone()
+        with torch.no_grad():  # not inference_mode: the caller may compute on with the result
+            return self._logits(chunks, cache).view(*in_idx.shape, -1)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InferenceModel:
+        raise RuntimeError("an InferenceModel stays as it was made; move or convert the GPTModel and quantize it again")
 
     def new_cache(self, *, n_slots: int, capacity: int) -> SlotCache:
         """Return an empty cache for ``n_slots`` sequences of up to ``capacity`` tokens."""
@@ -121,26 +134,34 @@ class InferenceModel(nn.Module):
             dtype=self.cache_dtype, device=self.device,
         )
 
-    @torch.inference_mode()
     def logits(self, chunks: Sequence[Chunk], cache: SlotCache) -> Tensor:
-        """Compute the chunks, add them to the cache, and return the logits that they want, one row a token, float.
+        """Compute the chunks, add them to the cache, and return the logits that they want, one row a token, float32.
 
         The rows are in the chunks' order. The slots of chunks of one token each must be 0, 1, 2, ... to be computed
-        in one go; any others are looked at one by one.
+        in one go; any others are looked at one by one. The result is a tensor of inference mode.
         """
+        with torch.inference_mode():
+            return self._logits(chunks, cache)
+
+    def _logits(self, chunks: Sequence[Chunk], cache: SlotCache) -> Tensor:
         step = _Step.of(chunks, self.config, self.device)
+        opened: list[Any]
+        if step.visible is not None:
+            opened = [cache.open_each(step.positions, step.visible.shape[-1])]
+        else:
+            opened = [cache.open(chunk.slot, chunk.start, len(chunk.ids)) for chunk in chunks]
         with torch.autocast(self.device.type, enabled=False):  # the dtype is that of the weights, as they were made
             x = self._tok_emb(step.ids)                                                 # (R, D)
             if self._pos_emb is not None:
                 x = x + self._pos_emb[step.positions]
             for layer, block in enumerate(self._blocks):
-                context = self._attend(block.qkv(self._norm(x, block.norm1)), layer, step, cache)
+                context = self._attend(block.qkv(self._norm(x, block.norm1)), layer, step, opened)
                 x = block.out.add(context, x)
                 x = block.down.add(block.up.gelu(self._norm(x, block.norm2)), x)
             if step.wanted is not None:
                 x = x[step.wanted]
                 if len(x) == 0:
-                    return x.new_empty(0, self.config.vocab_size)
+                    return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
             return self._head(self._norm(x, self._final_norm)).float()                  # (wanted, V)
 
     def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor | None]) -> Tensor:
@@ -149,7 +170,7 @@ class InferenceModel(nn.Module):
             return F.rms_norm(x, scale.shape, scale, 1e-5)
         return F.layer_norm(x, scale.shape, scale, shift, 1e-5)
 
-    def _attend(self, qkv: Tensor, layer: int, step: _Step, cache: SlotCache) -> Tensor:
+    def _attend(self, qkv: Tensor, layer: int, step: _Step, opened: list[Any]) -> Tensor:
         """Return the context vectors (R, D) of the packed queries, keys and values (R, (H + 2 G) K)."""
         H, K = self.config.n_heads, self.config.head_dim
         qkv = qkv.to(self.cache_dtype)
@@ -161,12 +182,12 @@ class InferenceModel(nn.Module):
             keys_values = torch.stack((keys, keys_values[:, 1]), dim=1)
         window = self.config.sliding_window
         if step.visible is not None:  # one token of each sequence
-            keys, values = cache.write_each(layer, step.positions, step.visible.shape[-1], keys_values)
+            keys, values = opened[0][layer].write(keys_values)
             context = attend(queries[:, :, None], keys, values, causal=False, mask=step.visible)  # (B, H, 1, K)
             return context.flatten(1)
         parts = []
-        for chunk, (first, end) in zip(step.chunks, step.spans, strict=True):
-            keys, values = cache.write(layer, chunk.slot, chunk.start, keys_values[first:end])
+        for places, (first, end) in zip(opened, step.spans, strict=True):
+            keys, values = places[layer].write(keys_values[first:end])
             context = attend(queries[first:end].transpose(0, 1)[None], keys, values, window=window)  # (1, H, T, K)
             parts.append(context[0].transpose(0, 1).flatten(1))
         return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -6,7 +6,8 @@ the matrices change; norms, biases, position embeddings and the sums between the
 int8: row n of a matrix becomes round(w / s) with s = max|w| / 127, n's own scale (absmax quantisation; Dettmers et al.
 2022, section 2.1, row-wise). The activations keep 16 bits: on processors with 8-bit dot products (AVX-512 VNNI) each
 row of them is written as two bytes, x = a (256 u1 + u0 - 32896) / 32512 with a = max|x|, off by at most a / 65024,
-and both go through one 8-bit product that reads the weights once.
+and both go through one 8-bit product that reads the weights once. Other CPUs take torch's product of int8 weights for
+a few rows; where there is neither, each product widens its matrix first, which saves memory and no time.
 
 Shapes: R rows, N outputs, M inputs.
 """
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt_core.inference import Embedding, InferenceModel, Product
-from gpt_core.prepare import is_plain, prepare
+from gpt_core.prepare import is_plain, prepare, unwrapped
 
+_HAS_INT8_PRODUCT = hasattr(torch, "_weight_int8pack_mm")
 _FORMS = ("float32", "bfloat16", "int8")
 # oneDNN lays packed weights out for a number of rows. Laid out for 16 they serve any; and four rows are quicker than
 # one, which goes another way: all products of a 124M step in bfloat16, 12.6 to 13.1 ms against 14.1 to 16.0.
@@ -39,6 +41,7 @@ def quantize(model: nn.Module, dtype: str | torch.dtype = "int8") -> InferenceMo
     form = str(dtype).removeprefix("torch.")
     if form not in _FORMS:
         raise ValueError(f"dtype must be one of {', '.join(_FORMS)}, got {dtype!r}")
+    model = unwrapped(model)
     if not is_plain(model):
         raise ValueError(
             f"quantize takes a GPTModel whose layers are gpt-core's own and share one dtype, got a "
@@ -125,9 +128,9 @@ class Int8Linear:
         self, weight: Tensor, bias: Tensor | None, *, with_rows: bool = False, only_rows: bool = False
     ) -> None:
         weight = weight.detach().float()
-        # A row of zeros has any scale; 1 keeps it from dividing by 0.
+        # A row of zeros has any scale; 1 keeps it from dividing by 0. NaN spreads, and is refused with the logits.
         largest = weight.abs().amax(dim=1)
-        self._scale = torch.where(largest > 0, largest / 127, 1.0)                        # (N,)
+        self._scale = torch.where(largest == 0, 1.0, largest / 127)                        # (N,)
         quantized = (weight / self._scale[:, None]).round_().to(torch.int8)
         n_rows = len(weight)
         self._bias = weight.new_zeros(n_rows) if bias is None else bias.detach().float().clone()
@@ -135,7 +138,7 @@ class Int8Linear:
         if not only_rows and weight.device.type == "cpu" and _has_vnni():
             self._packed = torch.ops.onednn.qlinear_prepack(quantized, [_PACK_FOR_ROWS, weight.shape[1]])
             self._zero_points = torch.zeros(n_rows, dtype=torch.int32)
-            self._byte_values = torch.tensor([[[1 / 32512, 256 / 32512]]])                # low byte, high byte
+            self._byte_scale = self._scale / 32512
             self._offset = torch.tensor(32896.5)  # 128 for each byte; the half rounds what is cut off below
         self._weight = quantized if with_rows or self._packed is None else None
 
@@ -145,7 +148,7 @@ class Int8Linear:
             return self._split_product(x)
         assert self._weight is not None
         # The operator reads past the end of rows that are no multiple of 16, so it is kept for common widths.
-        if x.device.type == "cpu" and len(x) <= _PACK_FOR_ROWS and x.shape[1] % 64 == 0:
+        if _HAS_INT8_PRODUCT and x.device.type == "cpu" and len(x) <= _PACK_FOR_ROWS and x.shape[1] % 64 == 0:
             low = torch.bfloat16  # of the dtypes that this operator takes the only quick one
             product = torch._weight_int8pack_mm(x.to(low), self._weight, self._scale.to(low)).float()
             return product + self._bias
@@ -169,19 +172,26 @@ class Int8Linear:
         largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_min_(1e-30)  # (R, 1)
         sixteen = torch.addcdiv(self._offset, x, largest, value=32512.0).to(torch.uint16)         # (R, M)
         bytes_ = sixteen.view(torch.uint8).view(R, M, 2).transpose(1, 2).reshape(2 * R, M)        # low, high, low, ...
+        scale, zeros = self._byte_scale, self._zero_points
         products = torch.ops.onednn.qlinear_pointwise.default(
-            bytes_, 1.0, 128, self._packed, self._scale, self._zero_points, None, 1.0, 0, torch.float32, "none", [], ""
+            bytes_, 1.0, 128, self._packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
-        values = largest[:, None] * self._byte_values                                             # (R, 1, 2)
-        return torch.baddbmm(self._bias, values, products.view(R, 2, -1)).squeeze(1)
+        low, high = products.view(R, 2, -1).unbind(1)                                             # (R, N)
+        return torch.addcmul(self._bias, torch.add(low, high, alpha=256), largest)
 
 
 def _packs(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    return dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    operators = torch.ops.mkldnn
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if not all(hasattr(operators, name) for name in names):  # they are torch's own, and may go
+        return False
+    return dtype == torch.float32 or operators._is_mkldnn_bf16_supported()
 
 
 def _has_vnni() -> bool:
     # Without VNNI oneDNN adds pairs of 8-bit products in 16 bits, which overflow.
-    return torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+    has_operators = all(hasattr(torch.ops.onednn, name) for name in ("qlinear_prepack", "qlinear_pointwise"))
+    is_supported = getattr(torch.cpu, "_is_vnni_supported", None)
+    return torch.backends.mkldnn.is_available() and has_operators and is_supported is not None and is_supported()

@@ -159,7 +159,7 @@ def token_logprobs(logits: Tensor, token: int, n_top: int) -> tuple[float, tuple
 def check_n_top(n_top: int) -> None:
     """Raise ValueError unless ``n_top``, a number of alternatives, is a whole number from 0 to 20."""
     if not _is_int(n_top) or not 0 <= n_top <= _MOST_ALTERNATIVES:
-        raise ValueError(f"n_top must be a whole number from 0 to {_MOST_ALTERNATIVES}, got {n_top!r}")
+        raise ValueError(f"top_logprobs must be a whole number from 0 to {_MOST_ALTERNATIVES}, got {n_top!r}")
 
 
 def _penalised(logits: Tensor, sampling: Sampling, ids: Tensor, n_prompt: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import nn
 from gpt_attention import SlotCache
 from gpt_core.checks import check_count
 from gpt_core.inference import Chunk, InferenceModel
-from gpt_core.prepare import is_plain, prepare
+from gpt_core.prepare import is_plain, prepare, unwrapped
 
 
 class Drafter(Protocol):
@@ -73,6 +73,7 @@ class DraftModel:
 
     def __init__(self, model: nn.Module, *, n_draft: int = 4) -> None:
         check_count("n_draft", n_draft, least=1)
+        model = unwrapped(model)
         if not isinstance(model, InferenceModel):
             if not is_plain(model):
                 raise ValueError(
