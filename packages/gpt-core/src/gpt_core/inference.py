@@ -156,12 +156,13 @@ class InferenceModel(nn.Module):
                 x = x + self._pos_emb[step.positions]
             for layer, block in enumerate(self._blocks):
                 context = self._attend(block.qkv(self._norm(x, block.norm1)), layer, step, opened)
+                if layer == len(self._blocks) - 1 and step.wanted is not None:
+                    # Later tokens need the others' keys and values; what follows in the last block nobody asks for.
+                    if len(step.wanted) == 0:
+                        return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
+                    context, x = context[step.wanted], x[step.wanted]
                 x = block.out.add(context, x)
                 x = block.down.add(block.up.gelu(self._norm(x, block.norm2)), x)
-            if step.wanted is not None:
-                x = x[step.wanted]
-                if len(x) == 0:
-                    return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
             return self._head(self._norm(x, self._final_norm)).float()                  # (wanted, V)
 
     def _norm(self, x: Tensor, weights: tuple[Tensor, Tensor | None]) -> Tensor:
