@@ -226,8 +226,8 @@ class Engine:
                 self._backend.clear(chunk.slot)
             keys = ", ".join(str(sequence.key) for sequence, _, _ in damaged)
             raise ValueError(
-                f"the logits are not finite for the sequences {keys}: the model's weights are damaged, its training "
-                "diverged, or its dtype is too small; mend the model or cancel these sequences"
+                f"the model's logits are not finite (sequence {keys}): its weights are damaged, its training diverged, "
+                "or its dtype is too small; mend the model or cancel the sequence"
             )
         generators = [sequence.generator for sequence, _, _ in work if sequence.generator is not None]
         states = [generator.get_state() for generator in generators]
