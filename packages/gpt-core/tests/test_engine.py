@@ -15,6 +15,7 @@ from gpt_core.config import GPTConfig
 from gpt_core.engine import Engine
 from gpt_core.generate import generate_batch, generate_tokens
 from gpt_core.model import GPTModel, initialize_gpt2
+from gpt_core.quantize import quantize
 from gpt_core.sampling import Sampling, next_token
 from gpt_core.sequence import GeneratedToken
 from gpt_core.speculate import DraftModel, PromptLookup
@@ -518,3 +519,16 @@ def test_gpt2s_initialisation_with_its_repeated_answers_is_looked_up_too() -> No
         model, [1, 2, 3], 9
     )
     assert drafter._seen == {}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_on_a_gpu_the_answers_are_the_plain_loops_too(name: str) -> None:
+    prompts = [[1, 2, 3], [4], list(range(CONTEXT + 2)), [5, 6]]
+    model = make_model(**VARIANTS[name]).cuda()
+    answers = generate_batch(model, prompts, max_new_tokens=9, max_batch=3, drafter=PromptLookup(ngram=2))
+    assert [ids_of(answer) for answer in answers] == [plain_loop(MODELS[name], prompt, 9) for prompt in prompts]
+    for dtype in ("float32", "bfloat16", "int8"):
+        sampled = generate_batch(quantize(model, dtype), prompts, max_new_tokens=9, sampling=Sampling(seed=1))
+        assert [len(answer) for answer in sampled] == [9, 9, 9, 9]
