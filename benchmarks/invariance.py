@@ -7,7 +7,8 @@ prompts of random lengths, some longer than the context, each greedy or sampled 
 each prompt's whole window through the model's modules for every token: no cache, no batch, no engine. The engine
 gets them joined at random times, read in random pieces, in batches of random size, with and without cache, with and
 without drafts. What is counted is answers whose ids differ. float32 on the CPU; sums of different shapes may round
-differently, so the largest difference of a reported log-probability is given too.
+differently, so the largest difference of a reported log-probability is given too, and of an answer that differs the
+log-probabilities of the two tokens: where they are one number to float32's precision, either is the best.
 
 Results go to ``benchmarks/results``: invariance.md and .png.
 """
@@ -83,8 +84,8 @@ def engine_run(model: Any, way: str, requests: list[tuple[list[int], int, Any]],
     return [answers[number] for number in range(len(requests))]
 
 
-def run_cases(arguments: tuple[int, int]) -> dict[str, Any]:
-    """Run the cases with these numbers in this process; return counts a way."""
+def run_cases(arguments: tuple[int, int]) -> tuple[dict[str, list[float]], list[str]]:
+    """Run the cases with these numbers in this process; return counts a way, and a line for each differing answer."""
     import torch
 
     from gpt_core import Sampling
@@ -92,6 +93,7 @@ def run_cases(arguments: tuple[int, int]) -> dict[str, Any]:
     torch.set_num_threads(1)
     models = make_models()
     counts: dict[str, list[float]] = {way: [0, 0, 0, 0.0] for way in WAYS}  # answers, differing, tokens, difference
+    differing: list[str] = []
     for number in range(*arguments):
         chance = random.Random(number)
         model = models[chance.choice(list(models))]
@@ -116,7 +118,12 @@ def run_cases(arguments: tuple[int, int]) -> dict[str, Any]:
             if ids == other_ids:
                 difference = max(abs(a - b) for a, b in zip(logprobs, other_logprobs, strict=True))
                 count[3] = max(count[3], difference)
-    return counts
+            else:
+                place = next(i for i, (a, b) in enumerate(zip(ids, other_ids, strict=True)) if a != b)
+                differing.append(
+                    f"Case {number}, {way}: token {place + 1} of {len(ids)} is {other_ids[place]} instead of "
+                    f"{ids[place]}, log-probabilities {other_logprobs[place]:.7f} and {logprobs[place]:.7f}.")
+    return counts, differing
 
 
 def plot(total: dict[str, list[float]], path: Path) -> None:
@@ -142,8 +149,10 @@ def main() -> int:
     start, step = time.perf_counter(), 100
     parts = [(first, min(first + step, options.cases)) for first in range(0, options.cases, step)]
     total: dict[str, list[float]] = {way: [0, 0, 0, 0.0] for way in WAYS}
+    told: list[str] = []
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
-        for counts in pool.imap_unordered(run_cases, parts):
+        for counts, differing_here in pool.imap_unordered(run_cases, parts):
+            told += differing_here
             for way, count in counts.items():
                 total[way] = [*(a + b for a, b in zip(total[way][:3], count[:3], strict=True)),
                               max(total[way][3], count[3])]
@@ -161,6 +170,8 @@ def main() -> int:
     lines.append(f"| all | {sum(c[0] for c in total.values()):,} | {sum(c[2] for c in total.values()):,} | "
                  f"{differing:,} | {max(c[3] for c in total.values()):.1e} |")
     options.out.mkdir(parents=True, exist_ok=True)
+    if told:
+        lines += ["", *told]
     text = "\n".join(lines) + "\n"
     (options.out / "invariance.md").write_text(text, encoding="utf-8")
     print(text)
