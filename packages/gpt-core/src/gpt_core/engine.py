@@ -39,7 +39,7 @@ class Engine:
     """Generates for many sequences at once: ``add`` some, call ``step`` until ``is_idle``.
 
     ``max_batch`` sequences run together, others wait in line. ``context_length`` caps the tokens that the model looks
-    at (None: the model's own limit); the cache takes memory for as many, per running sequence, as they are used.
+    at (None: the model's own limit); the cache's memory grows with the longest sequence, up to that.
 
     ``past_context`` says what happens to a sequence longer than that: "slide" lets the model see the last ones only,
     recomputed for each token because positions are absolute; "stop" ends the answer where the context is full; "error"
