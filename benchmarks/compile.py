@@ -134,7 +134,7 @@ def main() -> int:
     import torch
 
     lines = ["# torch.compile and decoding", "", f"124M parameters, one token at 64, torch {torch.__version__}, "
-             f"{os.cpu_count()} cores; medians of {options.repeats} processes in turns.", "",
+             f"{os.cpu_count()} cores; {'medians of ' + str(options.repeats) + ' processes in turns' if options.repeats > 1 else 'one process each'}.", "",
              "| dtype | form | first step, s | later steps, ms | of the engine's |",
              "| --- | --- | ---: | ---: | ---: |"]
     medians = {key: {name: statistics.median(run[name] for run in each) for name in ("first", "step")}
