@@ -133,8 +133,9 @@ def main() -> int:
                 print(dtype, form, runs[dtype, form][-1], file=sys.stderr)
     import torch
 
-    lines = ["# torch.compile and decoding", "", f"124M parameters, one token at 64, torch {torch.__version__}, "
-             f"{os.cpu_count()} cores; {'medians of ' + str(options.repeats) + ' processes in turns' if options.repeats > 1 else 'one process each'}.", "",
+    how = f"medians of {options.repeats} processes in turns" if options.repeats > 1 else "one process each"
+    lines = ["# torch.compile and decoding", "",
+             f"124M parameters, one token at 64, torch {torch.__version__}, {os.cpu_count()} cores; {how}.", "",
              "| dtype | form | first step, s | later steps, ms | of the engine's |",
              "| --- | --- | ---: | ---: | ---: |"]
     medians = {key: {name: statistics.median(run[name] for run in each) for name in ("first", "step")}
