@@ -139,7 +139,6 @@ class Int8Linear:
             self._packed = torch.ops.onednn.qlinear_prepack(quantized, [_PACK_FOR_ROWS, weight.shape[1]])
             self._zero_points = torch.zeros(n_rows, dtype=torch.int32)
             self._byte_scale = self._scale / 32512
-            self._offset = torch.tensor(32896.5)  # 128 for each byte; the half rounds what is cut off below
         self._weight = quantized if with_rows or self._packed is None else None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -170,14 +169,16 @@ class Int8Linear:
     def _split_product(self, x: Tensor) -> Tensor:
         R, M = x.shape
         largest = torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_min_(1e-30)  # (R, 1)
-        sixteen = torch.addcdiv(self._offset, x, largest, value=32512.0).to(torch.uint16)         # (R, M)
+        # 32896 is 128 for each byte; the half rounds what the conversion cuts off. In place here and below, not by
+        # addcdiv and addcmul: with these a sum of 512 rows took 16 times as long.
+        sixteen = (x * (32512.0 / largest)).add_(32896.5).to(torch.uint16)                        # (R, M)
         bytes_ = sixteen.view(torch.uint8).view(R, M, 2).transpose(1, 2).reshape(2 * R, M)        # low, high, low, ...
         scale, zeros = self._byte_scale, self._zero_points
         products = torch.ops.onednn.qlinear_pointwise.default(
             bytes_, 1.0, 128, self._packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         low, high = products.view(R, 2, -1).unbind(1)                                             # (R, N)
-        return torch.addcmul(self._bias, torch.add(low, high, alpha=256), largest)
+        return torch.add(low, high, alpha=256).mul_(largest).add_(self._bias)
 
 
 def _packs(dtype: torch.dtype) -> bool:
