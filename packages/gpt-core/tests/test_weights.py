@@ -14,7 +14,7 @@ from gpt_core.checkpoint import load_checkpoint, save_checkpoint
 from gpt_core.config import GPTConfig
 from gpt_core.durable import CheckpointError
 from gpt_core.model import GPTModel, GPTModelFast
-from gpt_core.weights import load_weights, save_weights, tensors_to_save
+from gpt_core.weights import load_weights, model_from_tensors, parameter_shapes, save_weights, tensors_to_save
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "context_length": 4, "emb_dim": 4, "n_heads": 2, "n_layers": 2}
 CONFIG = GPTConfig(**SIZES)
@@ -164,6 +164,66 @@ def test_tensors_of_another_model_are_refused_by_name(
     save_file(tensors, tmp_path / "w", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=message):
         load_weights(tmp_path / "w", CONFIG, device=CPU)
+
+
+def test_floats_that_a_reader_would_refuse_are_not_saved() -> None:
+    model = make_model()
+    model.final_norm.scale = nn.Parameter(torch.ones(4).to(torch.float8_e4m3fn), requires_grad=False)
+    with pytest.raises(ValueError, match=r"final_norm\.scale has a dtype that is no float of 16 to 64 bits"):
+        tensors_to_save(model)
+
+
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True, "tie_weights": True}, LATER])
+def test_parameter_shapes_are_those_in_the_file_in_the_models_order(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = make_model(**changes)
+    save_weights(tensors_to_save(model), tmp_path / "w")
+    state, shapes = torch.get_rng_state(), parameter_shapes(model.config)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert shapes == {name: tuple(tensor.shape) for name, tensor in load_file(tmp_path / "w").items()}
+    assert list(shapes) == [name for name, _ in model.named_parameters()]
+    assert parameter_shapes({**SIZES, **changes}) == shapes
+
+
+def test_shapes_of_a_model_that_no_memory_would_hold_are_told() -> None:
+    shapes = parameter_shapes({**SIZES, "vocab_size": 10**9, "emb_dim": 10**6})
+    assert shapes["tok_emb.weight"] == (10**9, 10**6)
+
+
+@pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, LATER])
+def test_a_model_from_tensors_has_them_as_its_parameters(changes: dict[str, Any]) -> None:
+    model, ids = make_model(**{"drop_rate": 0.5, **changes}), torch.tensor([[1, 2, 3]])
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    made = model_from_tensors(model.config, tensors)
+    assert torch.equal(made(ids), model.eval()(ids))
+    assert not any(module.training for module in made.modules())
+    assert all(parameter.requires_grad for parameter in made.parameters())
+    assert {name: p.data_ptr() for name, p in made.named_parameters()} == {
+        name: tensor.data_ptr() for name, tensor in tensors.items()}
+    assert (made.out_head.weight is made.tok_emb.weight) == model.config.tie_weights
+
+
+def test_a_model_from_tensors_draws_nothing_and_keeps_each_dtype() -> None:
+    tensors = {name: torch.ones(shape, dtype=torch.bfloat16) for name, shape in parameter_shapes(CONFIG).items()}
+    tensors["final_norm.scale"] = torch.ones(4)
+    state = torch.get_rng_state()
+    made = model_from_tensors(SIZES, tensors)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name: tensor.dtype for name, tensor in made.state_dict().items()} == {
+        name: tensor.dtype for name, tensor in tensors.items()}
+
+
+def test_a_model_from_other_tensors_is_refused_by_name() -> None:
+    renamed = {name.replace("att.", "attn."): tensor for name, tensor in without("").items()}
+    for tensors, message in (
+        (renamed, r"10 of 31 expected tensors are missing .*nearest to trf_blocks\.0\.attn\S+ is trf_blocks\.0\.att\."),
+        (without("tok_emb.weight"), r"tok_emb\.weight is missing, found final_norm\.scale"),
+        ({**without(""), QUERY: torch.zeros(5, 4)}, r"W_query\.weight has shape \(5, 4\), expected .*\(4, 4\)"),
+        ({**without(""), QUERY: torch.zeros(4, 4, dtype=torch.int64)}, "has a dtype that is no float"),
+    ):
+        with pytest.raises(ValueError, match=f"the tensors are not those of the config: .*{message}"):
+            model_from_tensors(CONFIG, tensors)
+    with pytest.raises(ValueError, match=r"1 tensors are not expected \(out_head\.weight"):
+        model_from_tensors({**SIZES, "tie_weights": True}, without(""))
 
 
 @pytest.mark.parametrize("name", ["vocab_size", "context_length", "emb_dim", "n_layers"])

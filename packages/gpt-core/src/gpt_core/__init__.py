@@ -36,6 +36,7 @@ from gpt_core.sampling import Sampling, next_token
 from gpt_core.sequence import GeneratedToken
 from gpt_core.speculate import Drafter, DraftModel, PromptLookup
 from gpt_core.text import TextStream, decode_stream, text_to_token_ids, token_ids_to_text
+from gpt_core.weights import model_from_tensors, parameter_shapes
 
 __all__ = [
     "GELU",
@@ -71,7 +72,9 @@ __all__ = [
     "initialize_gpt2",
     "list_checkpoints",
     "load_checkpoint",
+    "model_from_tensors",
     "next_token",
+    "parameter_shapes",
     "prune_checkpoints",
     "quantize",
     "save_checkpoint",

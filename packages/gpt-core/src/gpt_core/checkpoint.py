@@ -120,7 +120,7 @@ def load_checkpoint(folder: Path | str, *, device: torch.device | str = "cpu") -
     config, provenance = _read_config(found / _CONFIG)
     model = load_weights(found / _WEIGHTS, config, device=torch.device(device))
     tokenizer_file = found / _TOKENIZER if _TOKENIZER in files else None
-    return Checkpoint(found, model.eval(), config, tokenizer_file, provenance)
+    return Checkpoint(found, model, config, tokenizer_file, provenance)
 
 
 def verify_checkpoint(folder: Path | str) -> None:

@@ -17,7 +17,31 @@ from gpt_core.config import GPTConfig
 from gpt_core.durable import CheckpointError
 from gpt_core.model import GPTModel
 
-_DTYPES = {"F64", "F32", "F16", "BF16"}
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def parameter_shapes(config: GPTConfig | Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each tensor in ``model.safetensors``, in the model's order; a tied head has none.
+
+    It takes no memory for the parameters and draws no random number.
+    """
+    config = GPTConfig.from_dict(config)
+    shapes = {name: tuple(tensor.shape) for name, tensor in _empty_model(config).state_dict().items()}
+    if config.tie_weights:
+        del shapes["out_head.weight"]
+    return shapes
+
+
+def model_from_tensors(config: GPTConfig | Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GPTModel:
+    """Return a model in eval mode whose parameters are these very tensors, not copies; a tied head is filled in.
+
+    Raises ValueError naming what is missing, unknown, of another shape or no float16, bfloat16, float32 or float64,
+    compared with ``parameter_shapes(config)``. No random number is drawn.
+    """
+    config = GPTConfig.from_dict(config)
+    if problem := _mismatch(_forms(tensors), config):
+        raise ValueError(f"the tensors are not those of the config: {problem}")
+    return _assembled(config, tensors)
 
 
 def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
@@ -32,8 +56,7 @@ def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
         head, embedding = state.pop("out_head.weight", None), state.get("tok_emb.weight")
         if head is None or embedding is None or not _are_equal(head, embedding):
             raise ValueError("the config says tie_weights, but out_head.weight differs from tok_emb.weight")
-    found = {name: (tuple(tensor.shape), tensor.dtype.is_floating_point) for name, tensor in state.items()}
-    if problem := _mismatch(found, model.config):
+    if problem := _mismatch(_forms(state), model.config):
         raise ValueError(f"the {type(model).__name__} is not a GPTModel of its config: {problem}")
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -57,7 +80,7 @@ def save_weights(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_weights(path: Path, config: GPTConfig, *, device: torch.device) -> GPTModel:
-    """Return a new model with the file's parameters; CheckpointError if they are not those of ``config``."""
+    """Return a new model in eval mode with the file's parameters; CheckpointError if they are not ``config``'s."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -69,13 +92,17 @@ def load_weights(path: Path, config: GPTConfig, *, device: torch.device) -> GPTM
             state = {name: file.get_tensor(name).to(device, copy=True) for name in found}
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
+    return _assembled(config, state)
+
+
+def _assembled(config: GPTConfig, tensors: Mapping[str, Tensor]) -> GPTModel:
+    """Return the model that has these tensors, in eval mode; they must be those of the config."""
     model = _empty_model(config)
-    if config.tie_weights:
-        state["out_head.weight"] = state["tok_emb.weight"]
-    model.load_state_dict(state, assign=True)
+    tied = {"out_head.weight": tensors["tok_emb.weight"]} if config.tie_weights else {}
+    model.load_state_dict({**tensors, **tied}, assign=True)
     if config.tie_weights:
         model.out_head.weight = model.tok_emb.weight
-    return model
+    return model.eval()
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -96,10 +123,15 @@ def _empty_model(config: GPTConfig) -> GPTModel:
         return GPTModel(config)
 
 
+def _forms(tensors: Mapping[str, Tensor]) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """Return each tensor's shape and whether its dtype is one that a checkpoint may have."""
+    return {name: (tuple(tensor.shape), tensor.dtype in _DTYPES.values()) for name, tensor in tensors.items()}
+
+
 def _mismatch(found: Mapping[str, tuple[tuple[int, ...], bool]], config: GPTConfig) -> str:
-    """Say how the tensors, {name: (shape, is a float)}, differ from those of the config; "" if not at all."""
+    """Say how the tensors, {name: (shape, is such a float)}, differ from those of the config; "" if not at all."""
     # First what bounds the config's numbers, so that no model of absurd size is built, not even without data.
-    bounds = {"tok_emb.weight": (config.vocab_size, config.emb_dim)}
+    bounds: dict[str, tuple[int, ...]] = {"tok_emb.weight": (config.vocab_size, config.emb_dim)}
     if config.positions == "learned":
         bounds["pos_emb.weight"] = (config.context_length, config.emb_dim)
     for name, shape in bounds.items():
@@ -109,9 +141,7 @@ def _mismatch(found: Mapping[str, tuple[tuple[int, ...], bool]], config: GPTConf
             return f"{name} has shape {found[name][0]}, expected {shape}"
     if config.n_layers > len(found):
         return f"{len(found)} tensors are too few for {config.n_layers} layers"
-    expected = {name: tuple(tensor.shape) for name, tensor in _empty_model(config).state_dict().items()}
-    if config.tie_weights:
-        del expected["out_head.weight"]
+    expected = parameter_shapes(config)
     missing = [name for name in expected if name not in found]
     unknown = [name for name in found if name not in expected]
     problems = []
@@ -123,7 +153,7 @@ def _mismatch(found: Mapping[str, tuple[tuple[int, ...], bool]], config: GPTConf
         problems.append(f"{len(unknown)} tensors are not expected ({_some(unknown)}{hint})")
     for name, shape in expected.items():
         if name in found and found[name] != (shape, True):
-            kind = f"shape {found[name][0]}" if found[name][1] else "a dtype that is no float"
+            kind = f"shape {found[name][0]}" if found[name][1] else "a dtype that is no float of 16 to 64 bits"
             problems.append(f"{name} has {kind}, expected floats of shape {shape}")
     return "; ".join(problems[:4])
 
