@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from gpt_core.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
+    read_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
@@ -266,3 +268,15 @@ def test_a_copied_checkpoint_is_one(tmp_path: Path) -> None:
     folder = save_run(tmp_path, 1) / "step-1"
     shutil.copytree(folder, tmp_path / "elsewhere")
     assert equals(load_checkpoint(tmp_path / "elsewhere").model, 1)
+
+
+def test_read_checkpoint_describes_what_load_checkpoint_loads(tmp_path: Path) -> None:
+    model = GPTModel(CONFIG)
+    save_checkpoint(tmp_path / "a", model, provenance={"seed": 7})
+    files, loaded = read_checkpoint(tmp_path / "a"), load_checkpoint(tmp_path / "a")
+    assert (files.folder, files.config, files.provenance) == (tmp_path / "a", model.config, {"seed": 7})
+    assert {name: getattr(loaded, name) for name in vars(files)} == vars(files)
+    assert safetensors.torch.load_file(files.weights_file).keys() == model.state_dict().keys()
+    files.weights_file.write_bytes(files.weights_file.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        read_checkpoint(tmp_path / "a")

@@ -2,9 +2,11 @@
 
 from gpt_core.checkpoint import (
     Checkpoint,
+    CheckpointFiles,
     list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
+    read_checkpoint,
     save_checkpoint,
     verify_checkpoint,
 )
@@ -43,6 +45,7 @@ __all__ = [
     "GPT_CONFIG_124M",
     "Checkpoint",
     "CheckpointError",
+    "CheckpointFiles",
     "DraftModel",
     "Drafter",
     "Engine",
@@ -77,6 +80,7 @@ __all__ = [
     "parameter_shapes",
     "prune_checkpoints",
     "quantize",
+    "read_checkpoint",
     "save_checkpoint",
     "text_to_token_ids",
     "token_ids_to_text",

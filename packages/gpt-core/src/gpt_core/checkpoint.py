@@ -49,23 +49,31 @@ class SupportsSave(Protocol):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A loaded checkpoint directory."""
+class CheckpointFiles:
+    """A verified checkpoint directory, its weights not read yet."""
 
     folder: Path
     """The directory it was read from; of a run folder, the checkpoint in it that was chosen."""
 
-    model: GPTModel
-    """The model, in eval mode, its parameters trainable."""
-
     config: GPTConfig
     """The model's configuration."""
+
+    weights_file: Path
+    """The parameters under the book's names, as safetensors."""
 
     tokenizer_file: Path | None
     """The tokenizer's file, or None if the checkpoint has none."""
 
     provenance: dict[str, Any]
     """What the writer recorded: data, settings, versions."""
+
+
+@dataclass(frozen=True)
+class Checkpoint(CheckpointFiles):
+    """A loaded checkpoint directory."""
+
+    model: GPTModel
+    """The model, in eval mode, its parameters trainable."""
 
 
 def save_checkpoint(
@@ -106,21 +114,25 @@ def save_checkpoint(
 def load_checkpoint(folder: Path | str, *, device: torch.device | str = "cpu") -> Checkpoint:
     """Return the checkpoint in ``folder``, its model on ``device`` in eval mode.
 
+    Which folders do, and the errors, are those of ``read_checkpoint``; CheckpointError also if the tensors are not those
+    of the configuration. No random number is drawn.
+    """
+    files = _verified(Path(folder))
+    model = load_weights(files.weights_file, files.config, device=torch.device(device))
+    return Checkpoint(**vars(files), model=model)
+
+
+def read_checkpoint(folder: Path | str) -> CheckpointFiles:
+    """Return what the checkpoint in ``folder`` holds, verified, without reading its weights into memory.
+
     ``folder`` is a checkpoint directory, or a run folder with checkpoints ``step-N`` of which the newest
     intact one is taken; each that had to be passed over is named in a warning. Every file's size and sha256
-    are compared with the manifest before anything is used. No random number is drawn.
+    are compared with the manifest before anything is used.
 
-    Raises CheckpointError naming the file if there is no intact checkpoint, its format is another one
-    (naming the version to install) or the tensors are not those of its configuration.
+    Raises CheckpointError naming the file if there is no intact checkpoint or its format is another one (naming the
+    version to install).
     """
-    found, files = _newest_intact(Path(folder))
-    for name in (_CONFIG, _WEIGHTS):
-        if name not in files:
-            raise CheckpointError(f"{found / name} is missing: the manifest does not name it")
-    config, provenance = _read_config(found / _CONFIG)
-    model = load_weights(found / _WEIGHTS, config, device=torch.device(device))
-    tokenizer_file = found / _TOKENIZER if _TOKENIZER in files else None
-    return Checkpoint(found, model, config, tokenizer_file, provenance)
+    return _verified(Path(folder))
 
 
 def verify_checkpoint(folder: Path | str) -> None:
@@ -175,6 +187,16 @@ def _is_complete(folder: Path) -> bool:
     return True
 
 
+def _verified(folder: Path) -> CheckpointFiles:
+    found, files = _newest_intact(folder)
+    for name in (_CONFIG, _WEIGHTS):
+        if name not in files:
+            raise CheckpointError(f"{found / name} is missing: the manifest does not name it")
+    config, provenance = _read_config(found / _CONFIG)
+    tokenizer_file = found / _TOKENIZER if _TOKENIZER in files else None
+    return CheckpointFiles(found, config, found / _WEIGHTS, tokenizer_file, provenance)
+
+
 def _existing(folder: Path) -> Path:
     found = existing_folder(folder)
     if found is None:
@@ -195,7 +217,7 @@ def _newest_intact(folder: Path) -> tuple[Path, frozenset[str]]:
         try:
             return path, verify_folder(path)
         except CheckpointError as error:
-            warnings.warn(f"{path.name} is passed over for an earlier checkpoint: {error}", stacklevel=3)
+            warnings.warn(f"{path.name} is passed over for an earlier checkpoint: {error}", stacklevel=4)
     raise CheckpointError(f"none of the {len(steps)} checkpoints in {folder} is intact; see the warnings")
 
 
