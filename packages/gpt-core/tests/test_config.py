@@ -18,6 +18,7 @@ VARIANTS: dict[str, st.SearchStrategy[Any]] = {
     "positions": st.sampled_from(["learned", "rotary"]),
     "rope_base": st.floats(1, exclude_min=True, allow_infinity=False),
     "norm": st.sampled_from(["layernorm", "rmsnorm"]),
+    "n_classes": st.none() | st.integers(2, 9),
 }
 
 
@@ -51,6 +52,7 @@ def test_a_dict_holds_of_later_models_fields_what_is_not_gpt2s(settings: dict[st
     assert GPTConfig.from_dict(json.loads(json.dumps(written))) == config
     gpt2s = {
         "n_kv_heads": None, "sliding_window": None, "positions": "learned", "rope_base": 10000.0, "norm": "layernorm",
+        "n_classes": None,
     }
     expected = {name: value for name, value in settings.items() if value != gpt2s[name]}
     assert {name: written[name] for name in gpt2s if name in written} == expected == config.variants
@@ -84,6 +86,18 @@ def test_a_count_that_is_neither_none_nor_positive_is_refused(name: str, value: 
     with pytest.raises(ValueError, match=f"{name} must be None or a whole number of at least 1, got ") as caught:
         GPTConfig(**{**SIZES, name: value})
     assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [1, 0, -2, True, 2.0, "2", [], math.nan])
+def test_fewer_than_two_classes_are_refused_by_value(value: Any) -> None:
+    with pytest.raises(ValueError, match="n_classes must be None or a whole number of at least 2, got ") as caught:
+        GPTConfig(**SIZES, n_classes=value)
+    assert repr(value) in str(caught.value)
+
+
+def test_a_head_for_classes_cannot_be_tied() -> None:
+    with pytest.raises(ValueError, match="n_classes=3 cannot be the token embedding's matrix: set tie_weights=False"):
+        GPTConfig(**SIZES, n_classes=3, tie_weights=True)
 
 
 @pytest.mark.parametrize("value", [1, 1.0, 0, -5.0, math.nan, math.inf, 10**400, True, "10000", None, []])

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from gpt_core.config import GPTConfig
 from gpt_core.engine import Engine
-from gpt_core.generate import generate_batch, generate_tokens
+from gpt_core.generate import (
+    generate,
+    generate_batch,
+    generate_text_simple,
+    generate_text_simple_stream,
+    generate_tokens,
+)
 from gpt_core.model import GPTModel, initialize_gpt2
 from gpt_core.quantize import quantize
 from gpt_core.sampling import Sampling, next_token
@@ -497,6 +503,31 @@ def test_bad_arguments_are_refused_at_the_call(arguments: dict[str, Any], messag
 def test_a_bad_engine_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Engine(MODEL, **arguments)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda model: model, torch.compile, lambda model: model.double()], ids=["plain", "compiled", "double"]
+)
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        Engine,
+        quantize,
+        DraftModel,
+        lambda model: generate_tokens(model, [1], max_new_tokens=1),
+        lambda model: generate_batch(model, [[1], [2]], max_new_tokens=1),
+        lambda model: generate(model, torch.tensor([[1]]), 1, CONTEXT),
+        lambda model: generate_text_simple(model, torch.tensor([[1]]), 1),
+        lambda model: next(generate_text_simple_stream(model, torch.tensor([[1]]), 1)),
+    ],
+)
+def test_a_model_that_classifies_is_asked_for_no_next_token(
+    ask: Callable[[nn.Module], object], explicit: bool, wrap: Callable[[nn.Module], nn.Module]
+) -> None:
+    classifier = GPTModel({**GPT2, "n_classes": 2}, explicit=explicit)
+    with pytest.raises(ValueError, match=r"classifies \(n_classes=2\) and has no next token to generate"):
+        ask(wrap(classifier))
 
 
 def test_what_exceeds_the_engines_capacity_is_refused() -> None:

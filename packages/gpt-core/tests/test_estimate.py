@@ -45,6 +45,21 @@ def test_parameters_are_those_of_the_model(config: GPTConfig, mode: Any) -> None
     assert estimate(config, mode=mode).parameters == sum(p.numel() for p in GPTModel(config).parameters())
 
 
+@given(configs(), st.integers(2, 30), st.sampled_from(["load", "train"]))
+def test_parameters_of_a_classifier_are_those_of_the_model(config: GPTConfig, n_classes: int, mode: Any) -> None:
+    config = dataclasses.replace(config, tie_weights=False, n_classes=n_classes)
+    assert estimate(config, mode=mode).parameters == sum(p.numel() for p in GPTModel(config).parameters())
+
+
+def test_a_classifier_takes_less_than_the_model_it_was_and_generates_nothing() -> None:
+    classifier = GPTConfig(**SMALL, n_classes=2)
+    for mode in ("load", "train"):
+        assert estimate(classifier, mode=mode).peak_bytes < estimate(SMALL, mode=mode).peak_bytes
+    assert estimate(classifier, mode="train").logits < estimate(SMALL, mode="train").logits
+    with pytest.raises(ValueError, match=r"classifies \(n_classes=2\) and has no next token"):
+        estimate(classifier, mode="generate")
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [("124M", 124_439_808), ("355M", 354_823_168), ("774M", 774_030_080), ("1558M", 1_557_611_200)],
@@ -60,7 +75,9 @@ def _uncounted_pairs(config: GPTConfig, T: int) -> int:
     return T * T - sum(min(i + 1, window) for i in range(T))
 
 
-@pytest.mark.parametrize("changes", [{}, {"sliding_window": 10}, {"n_kv_heads": 2, "tie_weights": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"sliding_window": 10}, {"n_kv_heads": 2, "tie_weights": True}, {"n_classes": 5}]
+)
 def test_flops_of_training_are_what_torch_counts(changes: dict[str, Any]) -> None:
     config, B, T = GPTConfig(**{**SMALL, **changes}), 2, 40
     ids = torch.zeros(B, T, dtype=torch.int64)

@@ -1,12 +1,14 @@
 """GPTModel: the book's numbers, names and errors; its forms are one function."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
 
 from gpt_core import GPT_CONFIG_124M, GPTConfig, GPTModel, GPTModelFast, gpt2_config, initialize_gpt2
 
@@ -130,6 +132,29 @@ def test_the_books_fast_model_refuses_what_it_does_not_have() -> None:
         GPTModelFast(dataclasses.replace(TINY, **LATER["window"]))
 
 
+@pytest.mark.parametrize(
+    ("model_class", "arguments"), [(GPTModel, {}), (GPTModel, {"explicit": True}), (GPTModelFast, {})],
+    ids=["fused", "explicit", "fast"],
+)
+def test_a_model_with_classes_is_chapter_6s_with_its_head_replaced(
+    model_class: Callable[..., GPTModel], arguments: dict[str, bool]
+) -> None:
+    torch.manual_seed(5)
+    by_hand = model_class(TINY, **arguments)
+    torch.manual_seed(5)
+    model = model_class(dataclasses.replace(TINY, n_classes=2), **arguments)
+    drawn = model.state_dict()
+    assert all(torch.equal(drawn[name], value) for name, value in by_hand.state_dict().items() if "head" not in name)
+    by_hand.out_head = torch.nn.Linear(16, 2)
+    by_hand.load_state_dict(drawn)
+    ids, labels = torch.randint(61, (4, 9)), torch.tensor([0, 1, 1, 0])
+    for each in (model, by_hand):
+        cross_entropy(each(ids)[:, -1], labels).backward()
+    torch.testing.assert_close(model(ids), by_hand(ids), atol=1e-6, rtol=1e-6)
+    for new, old in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(new.grad, old.grad, atol=1e-6, rtol=1e-5)
+
+
 def test_logits_are_the_head_of_the_features() -> None:
     model, ids = GPTModel(TINY), torch.randint(61, (2, 9))
     assert torch.equal(model(ids), model.out_head(model.features(ids)))
@@ -172,8 +197,9 @@ def test_what_does_not_fit_is_refused_with_the_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_class", "variants"), [(GPTModel, {}), (GPTModelFast, {}), (GPTModel, LATER["all"])],
-    ids=["plain", "fast", "later"],
+    ("model_class", "variants"),
+    [(GPTModel, {}), (GPTModelFast, {}), (GPTModel, LATER["all"]), (GPTModel, {"n_classes": 2})],
+    ids=["plain", "fast", "later", "classes"],
 )
 def test_gpt2_initialisation_depends_on_the_seed_alone(model_class: type[GPTModel], variants: dict[str, Any]) -> None:
     config = GPTConfig(

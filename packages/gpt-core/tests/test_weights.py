@@ -19,6 +19,7 @@ from gpt_core.weights import load_weights, model_from_tensors, parameter_shapes,
 SIZES: dict[str, Any] = {"vocab_size": 11, "context_length": 4, "emb_dim": 4, "n_heads": 2, "n_layers": 2}
 CONFIG = GPTConfig(**SIZES)
 LATER: dict[str, Any] = {"n_kv_heads": 1, "sliding_window": 2, "positions": "rotary", "norm": "rmsnorm"}
+CLASSES: dict[str, Any] = {"n_classes": 2}
 CPU = torch.device("cpu")
 
 
@@ -28,7 +29,7 @@ def make_model(**changes: Any) -> GPTModel:
         return GPTModel(GPTConfig(**{**SIZES, **changes}))
 
 
-@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True}, {"drop_rate": 0.3}, LATER])
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True}, {"drop_rate": 0.3}, LATER, CLASSES])
 def test_safetensors_own_reader_finds_the_state_dict(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = make_model(**changes)
     save_weights(tensors_to_save(model), tmp_path / "w")
@@ -50,7 +51,7 @@ def test_loading_undoes_saving_bit_for_bit_in_every_float_type(tmp_path: Path, d
         assert torch.equal(loaded.state_dict()[name], tensor)
 
 
-@pytest.mark.parametrize("changes", [{"qkv_bias": True}, LATER], ids=["gpt2", "later"])
+@pytest.mark.parametrize("changes", [{"qkv_bias": True}, LATER, CLASSES], ids=["gpt2", "later", "classes"])
 def test_a_loaded_model_computes_and_learns_like_the_saved_one(tmp_path: Path, changes: dict[str, Any]) -> None:
     model, ids = make_model(**changes), torch.tensor([[1, 2, 3]])
     save_weights(tensors_to_save(model), tmp_path / "w")
@@ -128,6 +129,22 @@ def test_a_model_that_could_not_be_loaded_again_is_not_saved() -> None:
         tensors_to_save(nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_a_head_replaced_by_hand_is_refused_with_the_way_to_classify(is_tied: bool) -> None:
+    classifier = make_model(tie_weights=is_tied)
+    classifier.out_head = nn.Linear(4, 3)
+    with pytest.raises(ValueError, match=r"to classify, build the model with GPTConfig\(\.\.\., n_classes=3") as caught:
+        tensors_to_save(classifier)
+    assert ("tie_weights=False" in str(caught.value)) == is_tied
+
+
+def test_a_vocabulary_that_was_resized_by_hand_is_not_taken_for_classes() -> None:
+    model = make_model()
+    model.tok_emb, model.out_head = nn.Embedding(12, 4), nn.Linear(4, 12, bias=False)
+    with pytest.raises(ValueError, match=r"tok_emb\.weight has shape \(12, 4\), expected \(11, 4\)$"):
+        tensors_to_save(model)
+
+
 def without(name: str) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in tensors_to_save(make_model()).items() if key != name}
 
@@ -173,7 +190,7 @@ def test_floats_that_a_reader_would_refuse_are_not_saved() -> None:
         tensors_to_save(model)
 
 
-@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True, "tie_weights": True}, LATER])
+@pytest.mark.parametrize("changes", [{}, {"qkv_bias": True, "tie_weights": True}, LATER, CLASSES])
 def test_parameter_shapes_are_those_in_the_file_in_the_models_order(tmp_path: Path, changes: dict[str, Any]) -> None:
     model = make_model(**changes)
     save_weights(tensors_to_save(model), tmp_path / "w")
@@ -189,7 +206,7 @@ def test_shapes_of_a_model_that_no_memory_would_hold_are_told() -> None:
     assert shapes["tok_emb.weight"] == (10**9, 10**6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, LATER])
+@pytest.mark.parametrize("changes", [{}, {"tie_weights": True}, LATER, CLASSES])
 def test_a_model_from_tensors_has_them_as_its_parameters(changes: dict[str, Any]) -> None:
     model, ids = make_model(**{"drop_rate": 0.5, **changes}), torch.tensor([[1, 2, 3]])
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
@@ -226,11 +243,11 @@ def test_a_model_from_other_tensors_is_refused_by_name() -> None:
         model_from_tensors({**SIZES, "tie_weights": True}, without(""))
 
 
-@pytest.mark.parametrize("name", ["vocab_size", "context_length", "emb_dim", "n_layers"])
+@pytest.mark.parametrize("name", ["vocab_size", "context_length", "emb_dim", "n_layers", "n_classes"])
 def test_a_config_of_absurd_size_is_refused_before_anything_is_built(tmp_path: Path, name: str) -> None:
-    save_weights(tensors_to_save(make_model()), tmp_path / "w")
+    save_weights(tensors_to_save(make_model(**CLASSES)), tmp_path / "w")
     with pytest.raises(CheckpointError, match=r"has shape|are too few"):
-        load_weights(tmp_path / "w", GPTConfig(**{**SIZES, name: 2 * 10**18}), device=CPU)
+        load_weights(tmp_path / "w", GPTConfig(**{**SIZES, **CLASSES, name: 2 * 10**18}), device=CPU)
 
 
 @pytest.mark.parametrize(
@@ -266,13 +283,14 @@ def test_the_header_is_json_that_names_every_tensor_once(tmp_path: Path) -> None
 
 def test_a_checkpoint_says_what_is_not_gpt2s_and_a_gpt2s_says_nothing_new(tmp_path: Path) -> None:
     written = {}
-    for name, changes in (("plain", {}), ("later", LATER)):
+    for name, changes in (("plain", {}), ("later", LATER), ("classes", CLASSES)):
         model = make_model(**changes)
         save_checkpoint(tmp_path / name, model)
         written[name] = json.loads((tmp_path / name / "config.json").read_text(encoding="utf-8"))["model"]
         assert load_checkpoint(tmp_path / name).model.config == model.config
     assert written["plain"].keys() == {*SIZES, "drop_rate", "qkv_bias", "tie_weights"}
     assert written["later"] == {**written["plain"], **LATER}
+    assert written["classes"] == {**written["plain"], **CLASSES}
 
 
 def test_weights_of_another_variant_are_refused_by_name(tmp_path: Path) -> None:
@@ -281,6 +299,7 @@ def test_weights_of_another_variant_are_refused_by_name(tmp_path: Path) -> None:
         ({"n_kv_heads": 1}, r"W_key\.weight has shape \(4, 4\), expected .*\(2, 4\)"),
         ({"positions": "rotary"}, r"1 tensors are not expected \(pos_emb\.weight"),
         ({"norm": "rmsnorm"}, r"5 tensors are not expected \(final_norm\.shift, "),
+        ({"n_classes": 2}, r"out_head\.weight has shape \(11, 4\), expected \(2, 4\)"),
     ):
         with pytest.raises(CheckpointError, match=message):
             load_weights(tmp_path / "w", GPTConfig(**SIZES, **changes), device=CPU)

@@ -1,4 +1,4 @@
-"""The checks of token ids and counts that generation's entry points share."""
+"""The checks that generation's entry points share: of counts, of token ids, and that a model has a next token."""
 
 from __future__ import annotations
 
@@ -12,6 +12,16 @@ def check_count(name: str, value: int, *, least: int) -> None:
     """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def check_generates(config: object) -> None:
+    """Raise ValueError if the config, of any model, is that of one with ``n_classes``."""
+    n_classes = getattr(config, "n_classes", None)
+    if n_classes is not None:
+        raise ValueError(
+            f"the model classifies (n_classes={n_classes}) and has no next token to generate; call it for its logits, "
+            "or give a model without n_classes"
+        )
 
 
 def checked_ids(model: nn.Module, ids: Iterable[int], name: str) -> list[int]:

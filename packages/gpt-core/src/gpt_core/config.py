@@ -14,14 +14,15 @@ from typing import Any, Literal, get_args
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
-_VARIANTS = ("n_kv_heads", "sliding_window", "positions", "rope_base", "norm")
+_VARIANTS = ("n_kv_heads", "sliding_window", "positions", "rope_base", "norm", "n_classes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GPTConfig:
     """Everything that decides the shape and the parameters of a ``GPTModel``, checked when it is made.
 
-    The fields after ``tie_weights`` are what models after GPT-2 changed; their defaults are GPT-2.
+    The fields after ``tie_weights`` are what models after GPT-2 changed, and the head of chapter 6; their defaults are
+    GPT-2.
 
     Raises ValueError with the field, the value and the rule.
     """
@@ -65,6 +66,9 @@ class GPTConfig:
     norm: Norm = "layernorm"
     """The blocks' normalisation: layernorm, or rmsnorm, which takes no mean off and has no shift."""
 
+    n_classes: int | None = None
+    """Classes that the output head tells apart, with a bias, as in chapter 6; None: it predicts the next token."""
+
     def __post_init__(self) -> None:
         for name in ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers"):
             value = getattr(self, name)
@@ -89,6 +93,13 @@ class GPTConfig:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be None or a whole number of at least 1, got {value!r}")
+        n = self.n_classes
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 2):
+            raise ValueError(f"n_classes must be None or a whole number of at least 2, got {n!r}")
+        if n is not None and self.tie_weights:
+            raise ValueError(
+                f"a head for n_classes={n} cannot be the token embedding's matrix: set tie_weights=False with n_classes"
+            )
         if self.n_kv_heads is not None and self.n_heads % self.n_kv_heads != 0:
             raise ValueError(f"n_kv_heads must divide n_heads, got {self.n_kv_heads} and n_heads={self.n_heads}")
         for name, known in (("positions", get_args(Positions)), ("norm", get_args(Norm))):
@@ -109,8 +120,13 @@ class GPTConfig:
         return self.emb_dim // self.n_heads
 
     @property
+    def n_outputs(self) -> int:
+        """Logits of each position: one for each class, or without ``n_classes`` one for each token id."""
+        return self.n_classes or self.vocab_size
+
+    @property
     def variants(self) -> dict[str, Any]:
-        """The fields that are not GPT-2's, of those that later models changed: empty for a GPT-2."""
+        """The fields after ``tie_weights`` that are not GPT-2's: empty for a GPT-2."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         return {name: getattr(self, name) for name in _VARIANTS if getattr(self, name) != defaults[name]}
 
@@ -139,8 +155,8 @@ class GPTConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return a new dict, which ``from_dict`` turns back into an equal config.
 
-        It has GPT-2's eight fields always, those of later models only where they are not the default: the dict of a
-        GPT-2 is the book's, and programs that know GPT-2 alone read it.
+        It has GPT-2's eight fields always, those after them only where they are not the default: the dict of a GPT-2
+        is the book's, and programs that know GPT-2 alone read it.
         """
         gpt2s = {name: value for name, value in dataclasses.asdict(self).items() if name not in _VARIANTS}
         return {**gpt2s, **self.variants}

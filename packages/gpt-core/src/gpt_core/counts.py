@@ -17,8 +17,8 @@ def n_parameters(config: GPTConfig) -> int:
     norm = 2 * D if config.norm == "layernorm" else D
     biases = (qkv_width(config) if config.qkv_bias else 0) + 6 * D
     positions = config.context_length * D if config.positions == "learned" else 0
-    heads = 1 if config.tie_weights else 2
-    return heads * V * D + positions + config.n_layers * (n_block_weights(config) + biases + 2 * norm) + norm
+    head = 0 if config.tie_weights else config.n_outputs * D + (config.n_classes or 0)
+    return V * D + head + positions + config.n_layers * (n_block_weights(config) + biases + 2 * norm) + norm
 
 
 def n_kv_heads(config: GPTConfig) -> int:
@@ -39,7 +39,7 @@ def n_block_weights(config: GPTConfig) -> int:
 
 def forward_flops(config: GPTConfig, B: int, T: int, *, n_logits: int) -> int:
     """Return the operations of B sequences of T tokens, of which ``n_logits`` in all get logits."""
-    products = B * T * config.n_layers * n_block_weights(config) + n_logits * config.vocab_size * config.emb_dim
+    products = B * T * config.n_layers * n_block_weights(config) + n_logits * config.n_outputs * config.emb_dim
     return 2 * products + 4 * config.n_layers * config.emb_dim * B * n_pairs(config, T)
 
 

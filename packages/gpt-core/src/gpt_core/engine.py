@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gpt_core.backends import ModuleBackend, PackedBackend
 from gpt_core.checks import check_count, checked_ids
 from gpt_core.inference import Chunk, InferenceModel
-from gpt_core.prepare import is_plain, unwrapped
+from gpt_core.prepare import is_plain, language_model
 from gpt_core.sampling import Sampling, check_n_top
 from gpt_core.sequence import GeneratedToken, LogitFacts, RunningSequence
 from gpt_core.speculate import Drafter
@@ -53,7 +53,8 @@ class Engine:
 
     Any module that maps ids (B, T) to logits (B, T, V) will do. A plain ``GPTModel`` is computed by ``InferenceModel``,
     from its own weights, which are looked up anew when they change (a hook, a replaced layer and what is written
-    through ``.data`` need a new engine); anything else through its modules, in eval mode.
+    through ``.data`` need a new engine); anything else through its modules, in eval mode. Raises ValueError for a
+    model that classifies.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Engine:
         self._limit, self._capacity = limit, capacity
         self._max_batch, self._past_context, self._drafter = max_batch, past_context, drafter
         self._full_at = limit if past_context == "stop" else None
-        plain = unwrapped(model)
+        plain = language_model(model)
         self._backend: PackedBackend | ModuleBackend
         if isinstance(plain, InferenceModel) or is_plain(plain):
             assert limit is not None  # these models have a context_length

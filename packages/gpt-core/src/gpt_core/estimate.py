@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from gpt_core.checks import check_count
+from gpt_core.checks import check_count, check_generates
 from gpt_core.config import GPTConfig
 from gpt_core.counts import forward_flops, n_block_weights, n_kv_heads, n_parameters, n_seen, qkv_width
 from gpt_core.training_memory import training_memory
@@ -119,11 +119,14 @@ def estimate(
     The memory is that of glibc's allocator, in a process that keeps its freed memory as ``gpt-pretrain`` does, or not;
     see ``benchmarks/results/estimate.md`` for how far measured peaks are from it.
 
-    Raises ValueError for a config, count, dtype or mode that does not exist, with what does.
+    Raises ValueError for a config, count, dtype or mode that does not exist, with what does, and for mode "generate" of
+    a model that classifies.
     """
     config = GPTConfig.from_dict(config)
     if mode not in get_args(Mode):
         raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
+    if mode == "generate":
+        check_generates(config)
     check_count("batch", batch, least=1)
     if context is None:
         context = config.context_length

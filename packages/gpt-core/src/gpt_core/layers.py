@@ -151,7 +151,7 @@ class TransformerBlockFast(TransformerBlock):
     def __init__(self, cfg: GPTConfig | Mapping[str, Any]) -> None:
         nn.Module.__init__(self)
         config = GPTConfig.from_dict(cfg)
-        if others := [name for name in config.variants if name != "rope_base"]:
+        if others := [name for name in config.variants if name not in ("rope_base", "n_classes")]:
             raise ValueError(
                 f"the fast variant has GPT-2's form only, but the config sets {', '.join(others)}; use GPTModel"
             )

@@ -1,6 +1,6 @@
 """The GPT model (chapter 4; Radford et al. 2019).
 
-Shapes: B batch, T tokens, D embedding width, V vocabulary size.
+Shapes: B batch, T tokens, D embedding width, V vocabulary size, or classes of a model that classifies.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,7 +19,8 @@ class GPTModel(nn.Module):
 
     The parameters' names and the order in which they are drawn are the book's, so its seeds give its numbers. The
     computation runs on torch's fused kernels; ``explicit=True`` computes the same function step by step as the
-    book writes it. With rotary positions there is no ``pos_emb``, and the attention tells positions apart.
+    book writes it. With rotary positions there is no ``pos_emb``, and the attention tells positions apart; with
+    ``n_classes`` the head is chapter 6's, which has a bias.
     """
 
     def __init__(self, config: GPTConfig | Mapping[str, Any], *, explicit: bool = False) -> None:
@@ -47,7 +48,7 @@ class GPTModel(nn.Module):
         self.drop_emb = nn.Dropout(config.drop_rate)
         self.trf_blocks = nn.Sequential(*[block() for _ in range(config.n_layers)])
         self.final_norm = norm()
-        self.out_head = head_class(config.emb_dim, config.vocab_size, bias=False)
+        self.out_head = head_class(config.emb_dim, config.n_outputs, bias=config.n_classes is not None)
         if config.tie_weights:
             self.out_head.weight = self.tok_emb.weight
         self._cache: KVCache | None = None
@@ -120,7 +121,7 @@ class GPTModel(nn.Module):
 class GPTModelFast(GPTModel):
     """The book's fast variant: the same function and draws, other parameter names (``att.qkv``, ``norm1.weight``).
 
-    It has GPT-2's form only: ValueError if the config asks for another.
+    It has GPT-2's form only, with either head: ValueError if the config asks for another.
     """
 
     def __init__(self, config: GPTConfig | Mapping[str, Any]) -> None:

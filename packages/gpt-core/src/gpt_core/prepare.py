@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from gpt_attention import Linear, MultiHeadAttention, PreparedLinear, PyTorchMultiHeadAttention
+from gpt_core.checks import check_generates
 from gpt_core.inference import BlockWeights, Embedding, InferenceModel, Product
 from gpt_core.layers import (
     GELU,
@@ -51,9 +52,11 @@ def is_plain(model: nn.Module) -> TypeGuard[GPTModel]:
     return len(kinds) == 1 and _has_its_blocks(model) and all(map(_is_known, modules))
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model that ``torch.compile`` has wrapped, or the model itself."""
-    return getattr(model, "_orig_mod", model)
+def language_model(model: nn.Module) -> nn.Module:
+    """Return the model that ``torch.compile`` has wrapped, or the model itself; ValueError if it classifies."""
+    model = getattr(model, "_orig_mod", model)
+    check_generates(getattr(model, "config", None))
+    return model
 
 
 def _has_its_blocks(model: GPTModel) -> bool:

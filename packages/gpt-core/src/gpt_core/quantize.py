@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt_core.inference import Embedding, InferenceModel, Product
-from gpt_core.prepare import is_plain, prepare, unwrapped
+from gpt_core.prepare import is_plain, language_model, prepare
 
 _HAS_INT8_PRODUCT = hasattr(torch, "_weight_int8pack_mm")
 _FORMS = ("float32", "bfloat16", "int8")
@@ -36,12 +36,13 @@ def quantize(model: nn.Module, dtype: str | torch.dtype = "int8") -> InferenceMo
     quantize it again after loading. bfloat16 is quick where the processor multiplies it (AVX-512 BF16, AMX, recent Arm
     and Apple processors, GPUs).
 
-    Raises ValueError for another dtype, and for a model with replaced, hooked or explicit layers.
+    Raises ValueError for another dtype, for a model with replaced, hooked or explicit layers, and for one that
+    classifies.
     """
     form = str(dtype).removeprefix("torch.")
     if form not in _FORMS:
         raise ValueError(f"dtype must be one of {', '.join(_FORMS)}, got {dtype!r}")
-    model = unwrapped(model)
+    model = language_model(model)
     if not is_plain(model):
         raise ValueError(
             f"quantize takes a GPTModel whose layers are gpt-core's own and share one dtype, got a "

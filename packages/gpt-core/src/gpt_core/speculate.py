@@ -17,7 +17,7 @@ from torch import nn
 from gpt_attention import SlotCache
 from gpt_core.checks import check_count
 from gpt_core.inference import Chunk, InferenceModel
-from gpt_core.prepare import is_plain, prepare, unwrapped
+from gpt_core.prepare import is_plain, language_model, prepare
 
 
 class Drafter(Protocol):
@@ -68,12 +68,13 @@ class PromptLookup:
 class DraftModel:
     """Guesses with a smaller model of the same vocabulary, ``n_draft`` greedy tokens at a time.
 
-    ``model`` is a plain ``GPTModel`` or what ``quantize`` made of one. Raises ValueError for another.
+    ``model`` is a plain ``GPTModel`` or what ``quantize`` made of one. Raises ValueError for another, and for one that
+    classifies.
     """
 
     def __init__(self, model: nn.Module, *, n_draft: int = 4) -> None:
         check_count("n_draft", n_draft, least=1)
-        model = unwrapped(model)
+        model = language_model(model)
         if not isinstance(model, InferenceModel):
             if not is_plain(model):
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 Read off gpt_train.step, gpt_train.cross_entropy and gpt_attention, and checked against what autograd keeps.
 
-Sizes: B sequences, T tokens of each, R = B * T rows, D width, H heads, V vocabulary.
+Sizes: B sequences, T tokens of each, R = B * T rows, D width, H heads, V vocabulary (or classes).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def training_memory(config: GPTConfig, B: int, T: int, *, is_mixed: bool) -> dic
 
     ``is_mixed``: products in bfloat16, the rest in float32.
     """
-    D, V, R = config.emb_dim, config.vocab_size, B * T
+    D, V, R = config.emb_dim, config.n_outputs, B * T
     parameters = n_parameters(config)
     size = 2 if is_mixed else 4  # of the values that products take and give
     kept = _kept_of_block(config, B, T, is_mixed=is_mixed)
@@ -96,7 +96,7 @@ def _head_buffers(config: GPTConfig, R: int, *, is_mixed: bool) -> tuple[int, in
 
     The gradients of the head and of its input are not in them.
     """
-    D, V, size = config.emb_dim, config.vocab_size, 2 if is_mixed else 4
+    D, V, size = config.emb_dim, config.n_outputs, 2 if is_mixed else 4
     C = min(max(_CHUNK_LOGITS // V, 1), R)
     last = R - (-(-R // C) - 1) * C
     n_cached = min(max(_CACHED_LOGITS // V, 1), C)

@@ -55,9 +55,11 @@ def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
     if model.config.tie_weights:
         head, embedding = state.pop("out_head.weight", None), state.get("tok_emb.weight")
         if head is None or embedding is None or not _are_equal(head, embedding):
-            raise ValueError("the config says tie_weights, but out_head.weight differs from tok_emb.weight")
+            raise ValueError(
+                f"the config says tie_weights, but out_head.weight differs from tok_emb.weight{_hint(model)}"
+            )
     if problem := _mismatch(_forms(state), model.config):
-        raise ValueError(f"the {type(model).__name__} is not a GPTModel of its config: {problem}")
+        raise ValueError(f"the {type(model).__name__} is not a GPTModel of its config: {problem}{_hint(model)}")
     tensors: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in state.items():
@@ -66,6 +68,16 @@ def tensors_to_save(model: nn.Module) -> dict[str, Tensor]:
         tensors[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return tensors
+
+
+def _hint(model: GPTModel) -> str:
+    """Return the way out if the head was replaced by one of other width, as chapter 6 does by hand; else nothing."""
+    head, config = model.out_head, model.config
+    known = (config.n_outputs, getattr(model.tok_emb, "num_embeddings", None))  # the latter of a resized vocabulary
+    if not isinstance(head, nn.Linear) or head.out_features in known:
+        return ""
+    untied = ", tie_weights=False" if config.tie_weights else ""
+    return f"; to classify, build the model with GPTConfig(..., n_classes={head.out_features}{untied})"
 
 
 def _are_equal(first: Tensor, second: Tensor) -> bool:
@@ -134,6 +146,8 @@ def _mismatch(found: Mapping[str, tuple[tuple[int, ...], bool]], config: GPTConf
     bounds: dict[str, tuple[int, ...]] = {"tok_emb.weight": (config.vocab_size, config.emb_dim)}
     if config.positions == "learned":
         bounds["pos_emb.weight"] = (config.context_length, config.emb_dim)
+    if config.n_classes is not None:
+        bounds["out_head.weight"] = (config.n_classes, config.emb_dim)
     for name, shape in bounds.items():
         if name not in found:
             return f"{name} is missing, found {_some(sorted(found)) or 'no tensor'}"
