@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gpt_attention import PreparedLinear
+from gpt_attention import Linear, PreparedLinear
 from gpt_core.config import GPTConfig
 from gpt_core.inference import Chunk
 from gpt_core.model import GPTModel, GPTModelFast
@@ -180,7 +180,11 @@ def append_block(model: GPTModel) -> None:
     model.trf_blocks.append(model.trf_blocks[0])  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("change", [change_forward, append_layer, change_eps, exact_gelu, append_block])
+def bias_head(model: GPTModel) -> None:
+    model.out_head = Linear(24, 50)
+
+
+@pytest.mark.parametrize("change", [change_forward, append_layer, change_eps, exact_gelu, append_block, bias_head])
 def test_a_model_whose_parts_were_changed_is_not_plain(change: Callable[[GPTModel], None]) -> None:
     model = make_model(GPT2)
     change(model)

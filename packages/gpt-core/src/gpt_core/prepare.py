@@ -49,7 +49,7 @@ def is_plain(model: nn.Module) -> TypeGuard[GPTModel]:
     if _are_hooked(modules) or any(getattr(module, "explicit", False) for module in modules):
         return False
     kinds = {(parameter.dtype, parameter.device) for parameter in model.parameters()}
-    return len(kinds) == 1 and _has_its_blocks(model) and all(map(_is_known, modules))
+    return len(kinds) == 1 and _has_its_parts(model) and all(map(_is_known, modules))
 
 
 def language_model(model: nn.Module) -> nn.Module:
@@ -59,8 +59,8 @@ def language_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def _has_its_blocks(model: GPTModel) -> bool:
-    return len(model.trf_blocks) == model.config.n_layers and all(
+def _has_its_parts(model: GPTModel) -> bool:
+    return getattr(model.out_head, "bias", None) is None and len(model.trf_blocks) == model.config.n_layers and all(
         isinstance(block, TransformerBlock) and len(getattr(block.ff, "layers", ())) == 3 for block in model.trf_blocks
     )
 
