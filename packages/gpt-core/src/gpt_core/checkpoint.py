@@ -114,8 +114,8 @@ def save_checkpoint(
 def load_checkpoint(folder: Path | str, *, device: torch.device | str = "cpu") -> Checkpoint:
     """Return the checkpoint in ``folder``, its model on ``device`` in eval mode.
 
-    Which folders do, and the errors, are those of ``read_checkpoint``; CheckpointError also if the tensors are not those
-    of the configuration. No random number is drawn.
+    Folders and errors are those of ``read_checkpoint``; besides CheckpointError if the tensors are not those of the
+    configuration. No random number is drawn.
     """
     files = _verified(Path(folder))
     model = load_weights(files.weights_file, files.config, device=torch.device(device))

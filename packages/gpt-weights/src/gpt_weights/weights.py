@@ -1,0 +1,93 @@
+"""GPT-2 weights wherever they lie: opened, recognised and checked whole before the first value is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gpt_core import GPTConfig, GPTModel, model_from_tensors
+from gpt_weights.files import Job, TensorFiles, stream
+from gpt_weights.infer import Contents
+from gpt_weights.mapping import Link
+from gpt_weights.tokenizer import TokenizerFile
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A GPT's weights in files of any known format; nothing of them is in memory yet."""
+
+    files: TensorFiles
+    contents: Contents
+    lora_scale: float | None = None
+    """What LoRA's A B is multiplied by."""
+    tokenizer: TokenizerFile | None = None
+    """The tokenizer that lies beside the weights."""
+    labels: list[str] | None = None
+    """A classifier's labels, in the order of its outputs, if the files tell them."""
+
+    @property
+    def path(self) -> Path:
+        """The file or, of several, the one that lists them."""
+        return self.files.path
+
+    @property
+    def config(self) -> GPTConfig:
+        """The model's configuration."""
+        return self.contents.config
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided on the way, for people."""
+        return self.contents.notes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the token embedding's values."""
+        raw = self.contents.names[self._link_of("tok_emb.weight").theirs][0]
+        dtype = self.files.tensors[raw].dtype
+        assert isinstance(dtype, torch.dtype)  # recognize has compared it
+        return dtype
+
+    def tensors(self, *, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield each of our tensors with its name, in memory of its own; a tied head is left out.
+
+        The largest come first, and no more than 32 MB of the files (or the largest tensor) is in memory at a time.
+        ``dtype`` converts the values; None leaves them as they are. Raises WeightsError if a value is NaN or infinite
+        or a file cannot be read.
+        """
+        return stream(self.files, [self._job(link, dtype) for link in self.contents.links])
+
+    def tensor(self, name: str) -> Tensor:
+        """Return our tensor ``name``."""
+        return dict(stream(self.files, [self._job(self._link_of(name), None)]))[name]
+
+    def model(self, *, dtype: torch.dtype | None = None) -> GPTModel:
+        """Return a model with these weights, in eval mode; errors as of ``tensors``."""
+        return model_from_tensors(self.config, dict(self.tensors(dtype=dtype)))
+
+    def _link_of(self, name: str) -> Link:
+        return next(link for link in self.contents.links if name in link.ours)
+
+    def _job(self, link: Link, dtype: torch.dtype | None) -> Job:
+        reads = self.contents.names.get(link.theirs, ())
+
+        def make(tensors: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+            if not tensors:
+                tensors = [torch.zeros(link.shape, dtype=dtype or self.dtype)]
+            theirs = tensors[0] if len(tensors) == 1 else self._merged(*tensors)
+            for name, tensor in zip(link.ours, link.to_ours(theirs.reshape(link.shape)), strict=True):
+                if name == "tok_emb.weight" or (name == "out_head.weight" and self.config.n_classes is None):
+                    tensor = tensor[: self.config.vocab_size]
+                yield name, tensor.to(dtype or tensor.dtype, copy=True, memory_format=torch.contiguous_format)
+
+        return Job(reads, make)
+
+    def _merged(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Return W + scale (A B)^T for W (out, in), A (in, rank), B (rank, out): LoRA's x W^T + scale x A B."""
+        assert self.lora_scale is not None  # recognize has asked for it
+        update = self.lora_scale * (a.double() @ b.double()).t()
+        return (weight.double() + update).to(weight.dtype)
