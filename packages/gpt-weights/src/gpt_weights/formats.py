@@ -46,6 +46,8 @@ def open_weights(
         if stated := [name for name, value in given.items() if value is not None]:
             raise WeightsError(f"{path} is a checkpoint directory, which says all that; leave out {', '.join(stated)}")
         return _own(path)
+    if not path.exists():
+        raise WeightsError(f"there is no file or folder {path}")
     files, about = _open_folder(path) if path.is_dir() else _open_file(path)
     if n_heads is not None and about.hints.setdefault("n_heads", n_heads) != n_heads:
         raise WeightsError(f"{path} says that it has {about.hints['n_heads']} heads, but n_heads={n_heads} was given")

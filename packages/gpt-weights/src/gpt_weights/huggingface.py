@@ -6,6 +6,7 @@ among its tensors; both are known to ``infer``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,21 @@ def _labels(id2label: object) -> list[str] | None:
     return labels if all(isinstance(label, str) for label in labels) else None
 
 
-def _sharded(index: Path) -> TensorFiles:
+def shards_of(index: Path) -> dict[str, str]:
+    """Return {tensor: the name of the file it lies in} as the index says; WeightsError if a name is no plain one."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise WeightsError(f"{index} must hold a 'weight_map' of tensors and the files they lie in")
+    for name in places.values():
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,200}\.safetensors", name, re.ASCII):
+            raise WeightsError(f"{index} is refused: {name!r} is not the name of a safetensors file beside it")
+    return places
+
+
+def _sharded(index: Path) -> TensorFiles:
+    places = shards_of(index)
     shards = sorted(set(places.values()))
     for name in shards:
-        if Path(name).name != name or "\\" in name or ":" in name or name.startswith("."):
-            raise WeightsError(f"{index} is refused: {name!r} is not the name of a file beside it")
         if not (index.parent / name).is_file():
             raise WeightsError(f"{index.parent / name} is missing: {index.name} lists it; download it again")
     files = SafetensorsFiles(index, [index.parent / name for name in shards])

@@ -29,6 +29,8 @@ class TorchFile(TensorFiles):
     "model" (nanoGPT's), "state_dict" or "model_state".
     """
 
+    kind = "written by torch.save"
+
     def __init__(self, path: Path) -> None:
         self.path = path
         check_beginning(path)
