@@ -14,7 +14,15 @@ from gpt_core.checkpoint import load_checkpoint, save_checkpoint
 from gpt_core.config import GPTConfig
 from gpt_core.durable import CheckpointError
 from gpt_core.model import GPTModel, GPTModelFast
-from gpt_core.weights import load_weights, model_from_tensors, parameter_shapes, save_weights, tensors_to_save
+from gpt_core.weights import (
+    _entries,
+    _read_tensors,
+    load_weights,
+    model_from_tensors,
+    parameter_shapes,
+    save_weights,
+    tensors_to_save,
+)
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "context_length": 4, "emb_dim": 4, "n_heads": 2, "n_layers": 2}
 CONFIG = GPTConfig(**SIZES)
@@ -74,6 +82,14 @@ def test_a_loaded_model_does_not_depend_on_the_file(tmp_path: Path) -> None:
     with (tmp_path / "w").open("r+b") as file:
         file.write(b"\0" * size)
     assert torch.equal(loaded.tok_emb.weight, model.tok_emb.weight)
+
+
+def test_tensors_of_any_order_and_metadata_are_read_where_they_lie(tmp_path: Path) -> None:
+    tensors = {name: tensor.double() for name, tensor in reversed(tensors_to_save(make_model()).items())}
+    tensors["final_norm.scale"] = tensors["final_norm.scale"].bfloat16()
+    save_file(tensors, tmp_path / "w", metadata={"format": "pt", "é": "x" * 1001})
+    loaded, expected = load_weights(tmp_path / "w", CONFIG, device=CPU).state_dict(), load_file(tmp_path / "w")
+    assert all(torch.equal(loaded[name], expected[name]) for name in tensors)
 
 
 def test_a_tied_head_is_left_out_and_tied_again(tmp_path: Path) -> None:
@@ -257,6 +273,15 @@ def test_a_file_that_is_no_safetensors_is_refused_by_name(tmp_path: Path, data: 
     (tmp_path / "w.safetensors").write_bytes(data)
     with pytest.raises(CheckpointError, match=r"w\.safetensors cannot be read"):
         load_weights(tmp_path / "w.safetensors", CONFIG, device=CPU)
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused_by_name(tmp_path: Path) -> None:
+    save_weights(tensors_to_save(make_model()), tmp_path / "w")
+    entries = _entries(tmp_path / "w")
+    with (tmp_path / "w").open("r+b") as file:
+        file.truncate(max(entry.start for entry in entries.values()))
+    with pytest.raises(OSError, match="the file ends within "):
+        _read_tensors(tmp_path / "w", entries, CPU)
 
 
 def test_the_writer_refuses_what_its_reader_would(tmp_path: Path) -> None:

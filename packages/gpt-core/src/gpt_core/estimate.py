@@ -55,8 +55,6 @@ class Estimate:
     """Numbers that training changes; a tied head counts once."""
     weights: int
     """Bytes of the parameters, with what generation keeps besides (weights put together, scales)."""
-    file: int
-    """Bytes of the checkpoint's file that are mapped while its tensors are copied; the kernel can take them back."""
     gradients: int
     """Bytes of the gradients that exist at the peak."""
     optimizer: int
@@ -147,8 +145,7 @@ def estimate(
 
 
 def _of_load(config: GPTConfig, dtype: str) -> Estimate:
-    weights = n_parameters(config) * _BYTES[dtype]
-    return _estimate(config, "load", weights=weights, file=weights)
+    return _estimate(config, "load", weights=n_parameters(config) * _BYTES[dtype])
 
 
 def _of_generate(config: GPTConfig, B: int, T: int, dtype: str) -> Estimate:
@@ -185,7 +182,7 @@ def _of_train(config: GPTConfig, B: int, T: int, *, is_mixed: bool) -> Estimate:
 
 
 def _estimate(config: GPTConfig, mode: Mode, *, flops: int = 0, prompt_flops: int = 0, **parts: int) -> Estimate:
-    names = ("weights", "file", "gradients", "optimizer", "activations", "cache", "logits")
+    names = ("weights", "gradients", "optimizer", "activations", "cache", "logits")
     known = {name: parts.get(name, 0) for name in names}
     heap = sum(known.values()) // _HEAP_SHARE if mode == "train" else 0
     return Estimate(
