@@ -49,7 +49,8 @@ def test_config_and_flat_settings_are_the_same_thing():
     config, _ = load_recipe("shakespeare")
     again = config_from_settings(settings_of(config), recipe="shakespeare")
     assert again == config
-    variants = {"n_kv_heads", "sliding_window", "positions", "rope_base", "norm"}  # recorded where they are not GPT-2's
+    # Recorded where they are not GPT-2's.
+    variants = {"n_kv_heads", "sliding_window", "positions", "rope_base", "norm", "n_classes"}
     assert set(settings_of(config)) == set(recipe_settings()) - {"text_field"} - variants
     rotary = replace(config, model=replace(config.model, positions="rotary", n_kv_heads=1))
     assert set(settings_of(rotary)) - set(settings_of(config)) == {"positions", "n_kv_heads"}
@@ -86,6 +87,7 @@ def test_a_file_is_a_recipe_too(tmp_path):
         ("out = 'x'", "unknown key 'out'"),
         ("lr = 'fast'", "lr must be a finite number"),
         ("seed = -1", "seed must be at least 0"),
+        ("n_classes = 2", "pretraining predicts tokens: leave out n_classes, got 2"),
         ("batch_size = 'many'", "batch_size must be a whole number"),
         ("max_steps = ", "not valid TOML"),
     ],

@@ -105,7 +105,7 @@ def test_lora_layers_are_merged_with_the_scale_that_is_given(alpha: float, tmp_p
             if isinstance(child, nn.Linear) and not isinstance(parent, LinearWithLoRA):
                 setattr(parent, name, LinearWithLoRA(child, rank=4, alpha=alpha))
     torch.save(model.state_dict(), tmp_path / "lora.pth")
-    assert_loads_as(tmp_path / "lora.pth", model, atol=1e-5, lora_scale=alpha / 4)
+    assert_loads_as(tmp_path / "lora.pth", model, atol=1e-4, lora_scale=alpha / 4)
     with pytest.raises(WeightsError, match=r"rank 4, .* lora_scale \(--lora-scale\), .*\(1 for alpha 4\)"):
         open_weights(tmp_path / "lora.pth", n_heads=3)
 

@@ -101,6 +101,8 @@ class PretrainConfig:
                 raise ValueError(f"{name} must be a whole number, got {value!r}")
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
+        if self.model.n_classes is not None:
+            raise ValueError(f"pretraining predicts tokens: leave out n_classes, got {self.model.n_classes}")
         if self.init not in get_args(Init):
             raise ValueError(f"init must be one of {', '.join(get_args(Init))}, got {self.init!r}")
         if not isinstance(self.prompt, str):
