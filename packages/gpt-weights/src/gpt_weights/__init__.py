@@ -1,8 +1,25 @@
 """GPT-2 weights in and out: OpenAI's, Hugging Face's, nanoGPT's and the book's files; safetensors and GGUF."""
 
+from gpt_weights.book import (
+    assign,
+    download_and_load_gpt2,
+    download_file,
+    load_gpt2_params_from_tf_ckpt,
+    load_weights_into_gpt,
+)
 from gpt_weights.convert import convert
 from gpt_weights.errors import WeightsError
 from gpt_weights.formats import open_weights
 from gpt_weights.weights import Weights
 
-__all__ = ["Weights", "WeightsError", "convert", "open_weights"]
+__all__ = [
+    "Weights",
+    "WeightsError",
+    "assign",
+    "convert",
+    "download_and_load_gpt2",
+    "download_file",
+    "load_gpt2_params_from_tf_ckpt",
+    "load_weights_into_gpt",
+    "open_weights",
+]
