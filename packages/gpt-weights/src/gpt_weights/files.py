@@ -119,13 +119,14 @@ def stream(files: TensorFiles, jobs: Iterable[Job]) -> Iterator[tuple[str, Tenso
     waiting = sorted(sizes, key=sizes.__getitem__, reverse=True)
     while waiting:
         taken = 0
+        made: list[tuple[str, Tensor]] = []
         with files.open() as get:
             while waiting and (taken == 0 or taken + sizes[waiting[0]] <= _PIECE):
                 job = waiting.pop(0)
                 taken += sizes[job]
-                for name, tensor in job.make([finite(get, name, files.path) for name in job.reads]):
-                    yield name, tensor
-                    del tensor
+                made += job.make([finite(get, name, files.path) for name in job.reads])
+        while made:  # with the files closed: while a caller works, none of their pages count as the process's
+            yield made.pop(0)
 
 
 def check_beginning(path: Path) -> None:
