@@ -3,7 +3,6 @@ import email.utils
 import errno
 import gzip
 import hashlib
-import importlib.util
 import os
 import random
 import shutil
@@ -15,28 +14,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import fault_server as web
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpt_weights.download import RemoteFile, Timing, fetch
 from gpt_weights.errors import WeightsError
-
-
-def load_fault_server() -> ModuleType:
-    path = Path(__file__).with_name("fault_server.py")
-    spec = importlib.util.spec_from_file_location("gpt_weights_fault_server", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-web = load_fault_server()
 
 CHUNK = 1 << 20
 CONTENT = random.Random(0).randbytes(300_000)

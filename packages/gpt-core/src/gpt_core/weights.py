@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,11 @@ def parameter_shapes(config: GPTConfig | Mapping[str, Any]) -> dict[str, tuple[i
 
     It takes no memory for the parameters and draws no random number.
     """
-    config = GPTConfig.from_dict(config)
+    return dict(_shapes(GPTConfig.from_dict(config)))
+
+
+@functools.lru_cache(maxsize=8)  # a load asks several times, and building the model of meta tensors takes a while
+def _shapes(config: GPTConfig) -> dict[str, tuple[int, ...]]:
     shapes = {name: tuple(tensor.shape) for name, tensor in _empty_model(config).state_dict().items()}
     if config.tie_weights:
         del shapes["out_head.weight"]

@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 FAILURE, USAGE, BAD_DATA, NETWORK, RESOURCE = 1, 2, 3, 4, 5
 _NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
@@ -92,13 +92,14 @@ def _parser() -> argparse.ArgumentParser:
 def _download(options: argparse.Namespace) -> dict[str, Any]:
     from gpt_weights.formats import open_weights
     from gpt_weights.hub import fetch_from_hub, fetch_from_openai, repository_of, size_of
+    from gpt_weights.progress import ProgressLine
 
     try:
         (size_of if options.openai else repository_of)(options.name)
     except ValueError as error:
         raise _UsageError(f"{error}, or the hub's ORGANISATION/NAME") from None
     fetch = fetch_from_openai if options.openai else fetch_from_hub
-    with _Progress(sys.stderr) as progress:
+    with ProgressLine() as progress:
         folder = fetch(options.name, offline=options.offline, progress=progress)
     target = options.target or Path(options.name.rpartition("/")[2])
     return _converted(open_weights(folder), target, options)
@@ -177,34 +178,6 @@ class _UsageError(ValueError):
     pass
 
 
-class _Progress:
-    """One line a file: growing on a terminal, written once elsewhere."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._is_terminal = stream, stream.isatty()
-        self._name, self._percent = "", -1
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._is_terminal and self._name:
-            print(file=self._stream)
-
-    def __call__(self, name: str, done: int, total: int | None) -> None:
-        percent = 100 * done // total if total else done // 2**20
-        if (name, percent) == (self._name, self._percent) or (name == self._name and not self._is_terminal):
-            return
-        end = "\n" if self._is_terminal and self._name not in ("", name) else ""
-        self._name, self._percent = name, percent
-        size = f"{total / 1e6:,.1f} MB" if total else "size unknown"
-        if self._is_terminal:
-            shown = f"{percent:3} %" if total else f"{percent:,} MiB"
-            print(f"{end}\r{name}: {shown} of {size}", end="", file=self._stream, flush=True)
-        else:
-            print(f"fetching {name}, {size}", file=self._stream, flush=True)
-
-
 def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that a person can do something about, None for a fault of our own."""
     if isinstance(error, _UsageError):
@@ -238,3 +211,7 @@ def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return "-" if value is None else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -103,7 +103,7 @@ def _open_file(path: Path) -> tuple[TensorFiles, _About]:
 
         files, hints, tokenizer = open_gguf(path)
         return files, _About(hints, tokenizer)
-    if magic[8:] == b"{":  # after the header's length
+    if magic[8:] == b"{" or path.suffix == ".safetensors":  # a safetensors header, after its length
         return SafetensorsFiles(path), _About()
     torch_file = TorchFile(path)
     model_args = torch_file.beside.get("model_args")

@@ -10,6 +10,7 @@ from pathlib import Path
 from gpt_core import gpt2_config
 from gpt_weights import huggingface
 from gpt_weights.download import Progress, RemoteFile, fetch
+from gpt_weights.openai_files import openai_files
 
 _REPOSITORIES = {
     "124M": "openai-community/gpt2",
@@ -58,17 +59,28 @@ def fetch_from_hub(name: str, *, offline: bool | None = None, progress: Progress
         remote = RemoteFile(name=file, urls=(f"{endpoint}/{repository}/resolve/main/{file}",))
         return fetch(remote, folder, offline=offline, progress=progress, headers=headers)
 
+    if _has_weights(folder):  # they come last
+        return folder
     one("config.json")
-    try:
-        one(huggingface.WEIGHTS)
-    except FileNotFoundError:
-        for shard in sorted(set(huggingface.shards_of(one(huggingface.INDEX)).values())):
-            one(shard)
     for names in _TOKENIZERS:
         with contextlib.suppress(FileNotFoundError):
             for file in names:
                 one(file)
             break
+    try:
+        one(huggingface.WEIGHTS)
+    except FileNotFoundError:
+        for shard in sorted(set(huggingface.shards_of(one(huggingface.INDEX)).values())):
+            one(shard)
+    return folder
+
+
+def fetch_from_openai(name: str, *, offline: bool | None = None, progress: Progress | None = None) -> Path:
+    """Return the folder of OpenAI's own files, with what it lacks fetched into it; errors as of ``fetch``."""
+    size = size_of(name)
+    folder = cache_folder() / "openai" / size
+    for file in openai_files(size):
+        fetch(file, folder, offline=offline, progress=progress)
     return folder
 
 
@@ -82,5 +94,12 @@ def _snapshot(repository: str) -> Path | None:
         return None
     folder = hub / "snapshots" / commit
     has_tokenizer = any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS)
-    is_whole = (folder / "config.json").is_file() and (folder / huggingface.WEIGHTS).is_file() and has_tokenizer
-    return folder if is_whole and re.fullmatch("[0-9a-f]{40}", commit) else None
+    return folder if re.fullmatch("[0-9a-f]{40}", commit) and _has_weights(folder) and has_tokenizer else None
+
+
+def _has_weights(folder: Path) -> bool:
+    index = folder / huggingface.INDEX
+    names = {huggingface.WEIGHTS}
+    if index.is_file() and not (folder / huggingface.WEIGHTS).is_file():
+        names = set(huggingface.shards_of(index).values())
+    return all((folder / name).is_file() for name in {"config.json", *names})
