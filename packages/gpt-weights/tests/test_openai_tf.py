@@ -243,6 +243,10 @@ def swap(folder: Path) -> None:
     (folder / DATA).write_bytes(index)
 
 
+def say(folder: Path, **changes: Any) -> None:
+    (folder / "hparams.json").write_text(json.dumps(HPARAMS | changes), encoding="utf-8")
+
+
 PAGE = b"<!DOCTYPE html>\n<html><title>Log in to the network</title></html>\n"
 
 
@@ -259,10 +263,12 @@ PAGE = b"<!DOCTYPE html>\n<html><title>Log in to the network</title></html>\n"
         (lambda folder: (folder / INDEX).write_bytes(gzip.compress(PAGE)), r"\.index is compressed by gzip"),
         (lambda folder: (folder / "checkpoint").write_bytes(PAGE), "checkpoint is an HTML page"),
         (lambda folder: (folder / "hparams.json").write_bytes(PAGE), r"hparams\.json is an HTML page"),
-        (lambda folder: (folder / "hparams.json").write_text('{"n_embd": 1e999}', encoding="utf-8"), "n_embd must be"),
-        (lambda folder: (folder / "hparams.json").write_text('{"n_head": 0}', encoding="utf-8"), "n_head must be"),
-        (lambda folder: (folder / "hparams.json").write_text('{"n_head": 3}', encoding="utf-8"), "multiple of n_heads"),
-        (lambda folder: (folder / "hparams.json").write_text('{"n_layer": 4}', encoding="utf-8"), "say n_layers=3"),
+        (partial(say, n_embd=1e999), "n_embd must be a whole number from 1 to 2147483647, got inf"),
+        (partial(say, n_embd=True), "n_embd must be"),
+        (partial(say, n_head=0), "n_head must be"),
+        (partial(say, n_head=3), "multiple of n_heads"),
+        (partial(say, n_layer=4), "say n_layers=3"),
+        (lambda folder: (folder / "hparams.json").write_bytes(b'{"n_ctx": 7}'), r"n_vocab, .* is missing"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_with_the_files_name(

@@ -12,8 +12,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_core import GPTModel, GPTModelFast
-from gpt_weights.download import Progress, RemoteFile, fetch
+from gpt_weights.download import RemoteFile, fetch
 from gpt_weights.errors import WeightsError
 from gpt_weights.files import Job, stream
 from gpt_weights.infer import recognize
@@ -31,6 +29,7 @@ from gpt_weights.json_file import read_json
 from gpt_weights.mapping import FAST, OPENAI, OURS, Link, links
 from gpt_weights.openai_files import openai_files
 from gpt_weights.openai_tf import TensorBundle, checkpoint_prefix, hints_of, import_tensorflow
+from gpt_weights.progress import ProgressLine
 
 _Params = dict[str, Any]
 
@@ -45,8 +44,9 @@ def download_and_load_gpt2(model_size: str, models_dir: Path | str) -> tuple[dic
     files = openai_files(model_size)
     import_tensorflow()
     folder = Path(models_dir) / model_size
-    for file in files:
-        fetch(file, folder, progress=_bar())
+    with ProgressLine() as progress:
+        for file in files:
+            fetch(file, folder, progress=progress)
     settings = read_json(folder / "hparams.json")
     return settings, load_gpt2_params_from_tf_ckpt(checkpoint_prefix(folder), settings)
 
@@ -59,7 +59,8 @@ def download_file(url: str, destination: Path | str, backup_url: str | None = No
     """
     destination = Path(destination)
     urls = (url,) if backup_url is None else (url, backup_url)
-    fetch(RemoteFile(name=destination.name, urls=urls), destination.parent, progress=_bar())
+    with ProgressLine() as progress:
+        fetch(RemoteFile(name=destination.name, urls=urls), destination.parent, progress=progress)
 
 
 def load_gpt2_params_from_tf_ckpt(ckpt_path: Path | str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,18 +174,3 @@ def _mismatch(
         elif name in found and "float" not in str(getattr(found[name], "dtype", None)):
             problems.append(f"{name} is no array of floating-point numbers")
     return "; ".join(problems[:4])
-
-
-def _bar() -> Progress:
-    """Return a function that writes how far a download is, twice a second and at its end."""
-    last = time.monotonic()
-
-    def show(name: str, n_bytes: int, total: int | None) -> None:
-        nonlocal last
-        if n_bytes == total or time.monotonic() >= last + 0.5:
-            last = time.monotonic()
-            of = "" if total is None else f" of {total / 1e6:,.1f}"
-            end = "\n" if n_bytes == total else ""
-            print(f"\r{name}: {n_bytes / 1e6:,.1f}{of} MB", end=end, file=sys.stderr, flush=True)
-
-    return show

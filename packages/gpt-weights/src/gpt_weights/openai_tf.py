@@ -100,7 +100,7 @@ def checkpoint_prefix(folder: Path) -> Path:
 def read_hints(folder: Path) -> dict[str, Any]:
     """Return the fields of ``GPTConfig`` that ``hparams.json`` names, and that the head is tied, as OpenAI's are.
 
-    Raises WeightsError if it is no JSON object or a field is no whole number above 0.
+    Raises WeightsError if it is no JSON object, lacks a field or has one that is no whole number above 0.
     """
     path = folder / "hparams.json"
     return hints_of(read_json(path), str(path)) if path.is_file() else {"tie_weights": True}
@@ -108,14 +108,13 @@ def read_hints(folder: Path) -> dict[str, Any]:
 
 def hints_of(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return OpenAI's ``settings`` as fields of ``GPTConfig``; WeightsError naming ``source`` and the bad value."""
-    hints: dict[str, Any] = {"tie_weights": True}
-    for theirs, ours in _FIELDS.items():
-        value = settings.get(theirs, 1)
+    if missing := [name for name in _FIELDS if name not in settings]:
+        raise WeightsError(f"{source}: {', '.join(missing)} is missing; expected {', '.join(_FIELDS)}")
+    for name in _FIELDS:
+        value = settings[name]
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
-            raise WeightsError(f"{source}: {theirs} must be a whole number from 1 to 2147483647, got {value!r:.60}")
-        if theirs in settings:
-            hints[ours] = value
-    return hints
+            raise WeightsError(f"{source}: {name} must be a whole number from 1 to 2147483647, got {value!r:.60}")
+    return {ours: settings[theirs] for theirs, ours in _FIELDS.items()} | {"tie_weights": True}
 
 
 def import_tensorflow() -> Any:
