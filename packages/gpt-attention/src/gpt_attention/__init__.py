@@ -7,7 +7,7 @@ from gpt_attention.multi_head import MultiHeadAttention, PyTorchMultiHeadAttenti
 from gpt_attention.products import Linear, PreparedLinear, linear
 from gpt_attention.rotary import rotary_angles, rotate
 from gpt_attention.self_attention import SelfAttention_v1, SelfAttention_v2
-from gpt_attention.slots import SlotCache
+from gpt_attention.slots import OpenSlots, SlotCache
 
 __all__ = [
     "CausalAttention",
@@ -15,6 +15,7 @@ __all__ = [
     "Linear",
     "MultiHeadAttention",
     "MultiHeadAttentionWrapper",
+    "OpenSlots",
     "PreparedLinear",
     "PyTorchMultiHeadAttention",
     "SelfAttention_v1",

@@ -10,43 +10,27 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class OpenSlot:
-    """One layer of one sequence, ready for its new tokens."""
-
-    target: Tensor
-    """(T, 2, H, K): their place in the cache."""
-
-    keys: Tensor
-    """(1, H, S, K): the sequence's keys, the new ones at the end."""
-
-    values: Tensor
-    """(1, H, S, K): its values."""
-
-    def write(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the new tokens (T, 2, H, K) there; return all keys and values."""
-        self.target.copy_(keys_values)
-        return self.keys, self.values
-
-
-@dataclass(frozen=True)
 class OpenSlots:
-    """One layer of the first slots, ready for one new token of each."""
+    """One layer of some slots, ready for new tokens: for several of one sequence, or for one of each of B."""
 
     target: Tensor
-    """(B, S, 2, H, K): the slots' tokens."""
+    """(T, 2, H, K): the place of one sequence's new tokens; or (B, S, 2, H, K): all tokens of B slots."""
 
     keys: Tensor
-    """(B, H, S, K): their keys."""
+    """(B, H, S, K): the slots' keys, those of the new tokens among them."""
 
     values: Tensor
     """(B, H, S, K): their values."""
 
-    index: tuple[Tensor, Tensor]
-    """Slots and positions (B,) of the new tokens."""
+    index: tuple[Tensor, Tensor] | None = None
+    """Slots and positions (B,) of the new tokens in ``target``; None: all of it."""
 
     def write(self, keys_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the new tokens (B, 2, H, K) there; return all keys and values."""
-        self.target[self.index] = keys_values
+        """Put the new tokens (T or B, 2, H, K) there; return all keys and values."""
+        if self.index is None:
+            self.target.copy_(keys_values)
+        else:
+            self.target[self.index] = keys_values
         return self.keys, self.values
 
 
@@ -84,7 +68,7 @@ class SlotCache:
         """Bytes of the whole cache when every position has been written."""
         return self._buffer.nbytes
 
-    def open(self, slot: int, start: int, n_tokens: int) -> list[OpenSlot]:
+    def open(self, slot: int, start: int, n_tokens: int) -> list[OpenSlots]:
         """Return, of each layer, where one sequence's new tokens go and where its tokens up to their end are read.
 
         Views made once for all layers: one by one they took a decoding step 1 ms of 13. ValueError beyond the capacity.
@@ -94,7 +78,7 @@ class SlotCache:
         held = self._buffer[:, :, slot : slot + 1, :, :end]                      # (L, 2, 1, H, S, K)
         targets = held[:, :, 0, :, start:].permute(0, 3, 1, 2, 4).unbind(0)      # each (T, 2, H, K)
         keys, values = held.unbind(1)
-        return [OpenSlot(*views) for views in zip(targets, keys.unbind(0), values.unbind(0), strict=True)]
+        return [OpenSlots(*views) for views in zip(targets, keys.unbind(0), values.unbind(0), strict=True)]
 
     def open_each(self, positions: Tensor, longest: int) -> list[OpenSlots]:
         """Return, of each layer, where one new token of each of the first slots goes, at its own position (B,).

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt_attention import SlotCache, attend, rotary_angles, rotate
+from gpt_attention import OpenSlots, SlotCache, attend, rotary_angles, rotate
 from gpt_core.config import GPTConfig
 
 
@@ -145,7 +145,6 @@ class InferenceModel(nn.Module):
 
     def _logits(self, chunks: Sequence[Chunk], cache: SlotCache) -> Tensor:
         step = _Step.of(chunks, self.config, self.device)
-        opened: list[Any]
         if step.visible is not None:
             opened = [cache.open_each(step.positions, step.visible.shape[-1])]
         else:
@@ -171,7 +170,7 @@ class InferenceModel(nn.Module):
             return F.rms_norm(x, scale.shape, scale, 1e-5)
         return F.layer_norm(x, scale.shape, scale, shift, 1e-5)
 
-    def _attend(self, qkv: Tensor, layer: int, step: _Step, opened: list[Any]) -> Tensor:
+    def _attend(self, qkv: Tensor, layer: int, step: _Step, opened: list[list[OpenSlots]]) -> Tensor:
         """Return the context vectors (R, D) of the packed queries, keys and values (R, (H + 2 G) K)."""
         H, K = self.config.n_heads, self.config.head_dim
         qkv = qkv.to(self.cache_dtype)
