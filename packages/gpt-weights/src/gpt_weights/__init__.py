@@ -9,16 +9,22 @@ from gpt_weights.book import (
 )
 from gpt_weights.convert import convert
 from gpt_weights.errors import WeightsError
+from gpt_weights.export import Export
+from gpt_weights.export_gguf import export_gguf
+from gpt_weights.export_huggingface import export_huggingface
 from gpt_weights.formats import open_weights
 from gpt_weights.weights import Weights
 
 __all__ = [
+    "Export",
     "Weights",
     "WeightsError",
     "assign",
     "convert",
     "download_and_load_gpt2",
     "download_file",
+    "export_gguf",
+    "export_huggingface",
     "load_gpt2_params_from_tf_ckpt",
     "load_weights_into_gpt",
     "open_weights",

@@ -7,7 +7,7 @@ tokenized here.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,14 @@ class TokenizerFile:
 
     @property
     def vocabulary(self) -> dict[str, int]:
-        """Id of each token, special ones among them, in the order of the ids."""
-        document = self._document()
-        ids = {**document["model"]["vocab"], **self.special_tokens}
+        """Id of each token, added ones among them, in the order of the ids."""
+        ids = {**self._document()["model"]["vocab"], **self.added_tokens}
         return dict(sorted(ids.items(), key=lambda item: item[1]))
+
+    @property
+    def added_tokens(self) -> dict[str, int]:
+        """Id of each token that is found in a text before it is split, the special ones among them."""
+        return {token["content"]: token["id"] for token in self._document().get("added_tokens") or []}
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -55,6 +59,33 @@ class TokenizerFile:
         """The merges as "left right", the first first."""
         merges = self._document()["model"]["merges"]
         return [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]
+
+    @property
+    def splits_as_gpt2(self) -> bool:
+        """Whether it cuts texts into words as GPT-2 does, changes no character and adds no token."""
+        document = self._document()
+        split, after = document.get("pre_tokenizer"), document.get("post_processor")
+        if not isinstance(split, dict) or split.get("type") != "ByteLevel" or document.get("normalizer"):
+            return False
+        adds_nothing = after is None or (isinstance(after, dict) and after.get("type") == "ByteLevel")
+        return adds_nothing and split.get("use_regex", True) is True and split.get("add_prefix_space") is False
+
+    def check_fits(self, vocab_size: int) -> list[str]:
+        """Return notes on ids without a token; WeightsError if a token's id is not one of the model's, or not its own.
+
+        ``vocab_size`` is the number of rows of the token embedding.
+        """
+        owners: dict[int, str] = {}
+        for token, i in self.vocabulary.items():
+            if owners.setdefault(i, token) != token:
+                raise WeightsError(f"{self.path}: the tokens {owners[i]!r} and {token!r} have the same id, {i}")
+            if i >= vocab_size:
+                raise WeightsError(
+                    f"{self.path}: the token {token!r} has the id {i}, but the model's vocabulary ends at "
+                    f"{vocab_size - 1}; give the tokenizer that the model was trained with"
+                )
+        unused = vocab_size - len(owners)
+        return [f"{unused} of {vocab_size} ids have no token"] if unused else []
 
     def _document(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.data)
@@ -77,12 +108,14 @@ def find_tokenizer(place: Path) -> TokenizerFile | None:
     return None
 
 
-def tokenizer_of(path: Path, vocabulary: Mapping[str, Any], merges: list[str]) -> TokenizerFile:
-    """Return the tokenizer of a vocabulary {token: id} and merges; "<|endoftext|>", if it is there, is special."""
+def tokenizer_of(
+    path: Path, vocabulary: Mapping[str, Any], merges: list[str], special: Sequence[str] = (_END_OF_TEXT,)
+) -> TokenizerFile:
+    """Return the tokenizer of a vocabulary {token: id} and merges; of the ``special`` tokens those that are there."""
     added = [
         {"id": vocabulary[name], "content": name, "single_word": False, "lstrip": False, "rstrip": False,
          "normalized": False, "special": True}
-        for name in [_END_OF_TEXT] if name in vocabulary
+        for name in special if name in vocabulary
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     document = {

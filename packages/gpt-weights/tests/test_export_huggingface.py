@@ -1,0 +1,242 @@
+"""A model becomes a Hugging Face directory without a value changed, whole or not at all."""
+
+import dataclasses
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from gpt_core import GPTConfig, GPTModel, load_checkpoint, save_checkpoint
+from gpt_weights import WeightsError, convert, export_huggingface, open_weights
+from gpt_weights.tokenizer import TokenizerFile, tokenizer_of
+from gpt_weights.weights import Weights
+
+CONFIG = GPTConfig(vocab_size=260, context_length=16, emb_dim=24, n_heads=3, n_layers=2, drop_rate=0.1, qkv_bias=True)
+CLASSIFIER = dataclasses.replace(CONFIG, n_classes=3)
+IDS = torch.arange(16)[None] * 7
+
+
+def saved(folder: Path, config: GPTConfig = CONFIG, dtype: torch.dtype = torch.float32, **given: Any) -> Weights:
+    """Save a model with noise on every parameter, biases too, and open it."""
+    torch.manual_seed(3)
+    model = GPTModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
+    save_checkpoint(folder / "model", model.to(dtype), **given)
+    return open_weights(folder / "model")
+
+
+def byte_tokenizer(**changes: Any) -> TokenizerFile:
+    """A tokenizer of all bytes, as GPT-2 writes them, three merges and the end of the text."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    alphabet = [chr(b) for b in visible] + [chr(256 + i) for i in range(68)]
+    tokens = [*alphabet, "th", "the", "\u0120the", "<|endoftext|>"]
+    made = tokenizer_of(Path("made"), {t: i for i, t in enumerate(tokens)}, ["t h", "th e", "\u0120 the"])
+    return TokenizerFile(Path("made"), json.dumps({**json.loads(made.data), **changes}).encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def logits(weights: Weights) -> Tensor:
+    with torch.no_grad():
+        return weights.model()(IDS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_every_tensor_comes_back_as_it_was(tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    source = saved(tmp_path, dataclasses.replace(CONFIG, tie_weights=tied), dtype)
+    export = export_huggingface(source, tmp_path / "hf")
+    assert export.largest_difference == 0
+    back = load_checkpoint(convert(open_weights(export.path), tmp_path / "back")).model.state_dict()
+    ours = load_checkpoint(source.path.parent).model.state_dict()
+    assert back.keys() == ours.keys()
+    assert all(back[name].dtype == dtype and torch.equal(back[name], ours[name]) for name in ours)
+
+
+def test_the_weights_file_is_byte_for_byte_what_the_library_safetensors_writes(tmp_path: Path) -> None:
+    export_huggingface(saved(tmp_path), tmp_path / "hf")
+    path = tmp_path / "hf" / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    assert path.read_bytes() == safetensors.torch.save(tensors, metadata={"format": "pt"})
+
+
+def test_matrices_are_turned_and_query_key_and_value_joined(tmp_path: Path) -> None:
+    source = saved(tmp_path)
+    export_huggingface(source, tmp_path / "hf")
+    theirs = safetensors.torch.load_file(tmp_path / "hf" / "model.safetensors")
+    ours = source.model().state_dict()
+    kinds = ("query", "key", "value")
+    joined = torch.cat([ours[f"trf_blocks.1.att.W_{kind}.weight"].t() for kind in kinds], dim=1)
+    assert torch.equal(theirs["transformer.h.1.attn.c_attn.weight"], joined)
+    assert torch.equal(theirs["transformer.h.0.mlp.c_fc.weight"], ours["trf_blocks.0.ff.layers.0.weight"].t())
+    assert torch.equal(theirs["lm_head.weight"], ours["out_head.weight"])
+
+
+def test_a_model_without_biases_for_query_key_and_value_gets_zeros(tmp_path: Path) -> None:
+    source = saved(tmp_path, dataclasses.replace(CONFIG, qkv_bias=False))
+    export_huggingface(source, tmp_path / "hf")
+    theirs = safetensors.torch.load_file(tmp_path / "hf" / "model.safetensors")
+    assert not theirs["transformer.h.0.attn.c_attn.bias"].any()
+    torch.testing.assert_close(logits(open_weights(tmp_path / "hf")), logits(source), atol=1e-6, rtol=0)
+
+
+def test_tensors_of_several_types_are_kept_each_in_its_own(tmp_path: Path) -> None:
+    source = saved(tmp_path, dtype=torch.bfloat16)
+    tensors = dict(source.tensors())
+    tensors["trf_blocks.0.att.W_key.weight"] = torch.randn(24, 24)
+    safetensors.torch.save_file(tensors, tmp_path / "mixed.safetensors")
+    export = export_huggingface(open_weights(tmp_path / "mixed.safetensors", n_heads=3), tmp_path / "hf")
+    assert export.largest_difference == 0
+    theirs = safetensors.torch.load_file(tmp_path / "hf" / "model.safetensors")
+    assert {name for name, tensor in theirs.items() if tensor.dtype == torch.float32} == {
+        "transformer.h.0.attn.c_attn.weight"
+    }
+
+
+def test_another_type_is_told_by_the_largest_difference(tmp_path: Path) -> None:
+    source = saved(tmp_path)
+    export = export_huggingface(source, tmp_path / "hf", dtype=torch.float16)
+    expected = max(float((t - t.half().float()).abs().max()) for t in source.model().state_dict().values())
+    assert export.largest_difference == expected > 0
+    assert read_json(tmp_path / "hf" / "config.json")["dtype"] == "float16"
+
+
+def test_a_value_too_large_for_the_type_is_refused(tmp_path: Path) -> None:
+    model = GPTModel(CONFIG)
+    with torch.no_grad():
+        model.final_norm.scale[3] = 1e5
+    save_checkpoint(tmp_path / "model", model)
+    with pytest.raises(WeightsError, match=r"ln_f.weight has values up to 1e\+05.*choose a wider type"):
+        export_huggingface(open_weights(tmp_path / "model"), tmp_path / "hf", dtype=torch.float16)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_classifiers_bias_moves_into_the_last_norm_without_changing_a_logit(tmp_path: Path) -> None:
+    source = saved(tmp_path, CLASSIFIER)
+    export = export_huggingface(source, tmp_path / "hf", labels=["ham", "spam", "eggs"])
+    written = open_weights(export.path)
+    assert not written.tensor("out_head.bias").any()
+    torch.testing.assert_close(logits(written), logits(source), atol=1e-5, rtol=0)
+    assert 0 < export.largest_difference < 1e-6
+    assert any("norm's shift" in note for note in export.notes)
+    assert written.labels == ["ham", "spam", "eggs"]
+    with safetensors.safe_open(export.path / "model.safetensors", framework="pt") as file:
+        assert {"score.weight"} == {name for name in file.keys() if not name.startswith("transformer.")}  # noqa: SIM118
+
+
+def test_a_classifier_from_transformers_has_no_bias_and_changes_nothing(tmp_path: Path) -> None:
+    export_huggingface(saved(tmp_path, CLASSIFIER), tmp_path / "first", labels=["a", "b", "c"])
+    second = export_huggingface(open_weights(tmp_path / "first"), tmp_path / "second")
+    assert second.largest_difference == 0
+    first, again = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("first", "second"))
+    assert first == again
+    assert open_weights(tmp_path / "second").labels == ["a", "b", "c"]
+
+
+def test_a_bias_that_no_shift_can_stand_for_is_refused(tmp_path: Path) -> None:
+    model = GPTModel(CLASSIFIER)
+    with torch.no_grad():
+        model.out_head.weight[1] = 2 * model.out_head.weight[0]
+        assert isinstance(model.out_head, nn.Linear)
+        model.out_head.bias.copy_(torch.tensor([1.0, 1.0, 0.0]))
+    save_checkpoint(tmp_path / "model", model)
+    with pytest.raises(WeightsError, match="rows of its weight depend on one another"):
+        export_huggingface(open_weights(tmp_path / "model"), tmp_path / "hf")
+
+
+def test_labels_are_the_given_ones_or_those_of_the_weights_or_numbered(tmp_path: Path) -> None:
+    source = saved(tmp_path, CLASSIFIER, provenance={"labels": ["x", "y", "z"]})
+    for labels, expected in [(["a", "b", "c"], ["a", "b", "c"]), (None, ["x", "y", "z"])]:
+        folder = export_huggingface(source, tmp_path / expected[0], labels=labels).path
+        config = read_json(folder / "config.json")
+        assert list(config["id2label"].values()) == expected
+        assert config["label2id"] == {name: i for i, name in enumerate(expected)}
+    unnamed = export_huggingface(dataclasses.replace(source, labels=None), tmp_path / "unnamed").path
+    assert read_json(unnamed / "config.json")["id2label"]["2"] == "LABEL_2"
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "a"]], ids=str)
+def test_labels_must_be_as_many_and_different(labels: list[str], tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="tells 3 classes apart"):
+        export_huggingface(saved(tmp_path, CLASSIFIER), tmp_path / "hf", labels=labels)
+
+
+def test_labels_for_a_language_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no classifier"):
+        export_huggingface(saved(tmp_path), tmp_path / "hf", labels=["a", "b"])
+
+
+def test_the_config_has_both_names_of_the_context_length_and_the_end_of_the_text(tmp_path: Path) -> None:
+    config = read_json(export_huggingface(saved(tmp_path), tmp_path / "hf", tokenizer=byte_tokenizer()).path
+                       / "config.json")
+    assert config["n_ctx"] == config["n_positions"] == 16
+    assert config["eos_token_id"] == config["bos_token_id"] == 259
+    assert (config["resid_pdrop"], config["dtype"], config["tie_word_embeddings"]) == (0.1, "float32", False)
+
+
+def test_the_tokenizer_is_written_in_all_its_forms(tmp_path: Path) -> None:
+    folder = export_huggingface(saved(tmp_path), tmp_path / "hf", tokenizer=byte_tokenizer()).path
+    assert (folder / "merges.txt").read_text(encoding="utf-8").splitlines() == [
+        "#version: 0.2", "t h", "th e", "\u0120 the"
+    ]
+    assert read_json(folder / "vocab.json") == byte_tokenizer().vocabulary
+    assert (folder / "tokenizer.json").read_bytes() == byte_tokenizer().data
+    assert read_json(folder / "tokenizer_config.json")["model_max_length"] == 16
+    assert read_json(folder / "special_tokens_map.json")["eos_token"] == "<|endoftext|>"
+
+
+def test_without_a_tokenizer_a_note_says_what_is_missing(tmp_path: Path) -> None:
+    export = export_huggingface(saved(tmp_path), tmp_path / "hf")
+    assert any("AutoTokenizer cannot open the folder" in note for note in export.notes)
+    assert "AutoTokenizer cannot open" in (export.path / "README.md").read_text(encoding="utf-8")
+    assert not (export.path / "tokenizer_config.json").exists()
+
+
+def test_a_tokenizer_with_more_ids_than_the_model_is_refused(tmp_path: Path) -> None:
+    small = saved(tmp_path, dataclasses.replace(CONFIG, vocab_size=259))
+    with pytest.raises(WeightsError, match=r"'<\|endoftext\|>' has the id 259, but the model's vocabulary ends at 258"):
+        export_huggingface(small, tmp_path / "hf", tokenizer=byte_tokenizer())
+
+
+def test_a_model_that_is_no_gpt2_is_refused(tmp_path: Path) -> None:
+    source = saved(tmp_path, dataclasses.replace(CONFIG, positions="rotary"))
+    with pytest.raises(WeightsError, match=r"positions='rotary': no GPT-2"):
+        export_huggingface(source, tmp_path / "hf")
+
+
+def test_what_is_there_already_is_never_replaced(tmp_path: Path) -> None:
+    source = saved(tmp_path)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine", encoding="utf-8")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    for name in ("full", "file"):
+        with pytest.raises(WeightsError, match=f"{name} is not replaced"):
+            export_huggingface(source, tmp_path / name)
+    export_huggingface(source, tmp_path / "empty")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "file", "full", "model"]
+
+
+def test_a_disk_that_takes_only_so_much_is_told_and_left_as_it_was(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="the limit of a file's size is POSIX's")
+    source = saved(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (0, 100, 3_000, 60_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(OSError, match=r"cannot write .*hf: ") as caught:
+                export_huggingface(source, tmp_path / "hf", tokenizer=byte_tokenizer())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert caught.value.errno == errno.EFBIG
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
