@@ -188,7 +188,7 @@ def as_table(report: dict[str, Any]) -> str:
              f"Medians of {report['repeats']} processes in turns, two cores; Python {report['python']}, "
              f"torch {report['torch']}, transformers {report['transformers']}, safetensors {report['safetensors']}; "
              "see the head of [weights.py](../weights.py).", "",
-             "| shape | contender | first, s | of transformers | again, s | of transformers | peak / weights | at worst |",
+             "| shape | contender | first, s | ratio | again, s | ratio | peak / weights | at worst |",
              "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
     theirs = {row["size"]: row for row in report["loads"] if row["contender"] == "transformers"}
     for row in report["loads"]:

@@ -67,13 +67,11 @@ class SafetensorsFiles(TensorFiles):
     def __init__(self, path: Path, shards: Sequence[Path] = ()) -> None:
         self.path = path
         self.aliases = {}
-        self.metadata: dict[str, str] = {}
         self._shard_of: dict[str, Path] = {}
         tensors: dict[str, TensorInfo] = {}
         for shard in shards or [path]:
             check_beginning(shard)
             with _reading(shard), safetensors.safe_open(shard, framework="pt") as file:
-                self.metadata |= file.metadata() or {}
                 for name in file.keys():  # noqa: SIM118 - not a dict
                     if name in tensors:
                         raise WeightsError(f"{name} stands in {self._shard_of[name].name} and in {shard.name}")
@@ -124,7 +122,7 @@ def stream(files: TensorFiles, jobs: Iterable[Job]) -> Iterator[tuple[str, Tenso
             while waiting and (taken == 0 or taken + sizes[waiting[0]] <= _PIECE):
                 job = waiting.pop(0)
                 taken += sizes[job]
-                made += job.make([finite(get, name, files.path) for name in job.reads])
+                made += job.make([checked(files, get, name) for name in job.reads])
         while made:  # with the files closed: while a caller works, none of their pages count as the process's
             yield made.pop(0)
 
@@ -145,12 +143,14 @@ def check_beginning(path: Path) -> None:
         raise WeightsError(f"{path} is compressed by gzip; unpack it: it may be a page that a server compressed")
 
 
-def finite(get: Get, name: str, path: Path) -> Tensor:
-    """Return a tensor of the opened ``path``; WeightsError if one of its values is NaN or infinite."""
-    tensor = get(name).detach()
+def checked(files: TensorFiles, get: Get, name: str) -> Tensor:
+    """Return a tensor of the opened ``files``; WeightsError if it is not as it was, or holds NaN or infinity."""
+    tensor, told = get(name).detach(), files.tensors[name]
+    if tuple(tensor.shape) != told.shape or tensor.dtype != told.dtype:
+        raise WeightsError(f"{files.path} was changed while it was read; start again")
     # A sum passes on NaN and infinity, and takes half the time of aminmax; but sums of large numbers become infinite.
     if not math.isfinite(tensor.sum()) and not all(math.isfinite(end) for end in torch.aminmax(tensor)):
-        raise WeightsError(f"{path} is damaged: {name} holds values that are no numbers (NaN or infinity)")
+        raise WeightsError(f"{files.path} is damaged: {name} holds values that are no numbers (NaN or infinity)")
     return tensor
 
 

@@ -57,7 +57,7 @@ def read_hints(folder: Path) -> tuple[dict[str, Any], list[str] | None]:
             raise WeightsError(f"{path}: {name} is {value!r}, but a GPT-2 computes with {allowed[0]!r}")
     hints = {ours: content[theirs] for theirs, ours in _FIELDS.items() if theirs in content}
     n_inner, E = content.get("n_inner"), content.get("n_embd")
-    if n_inner is not None and n_inner != 4 * E:
+    if n_inner is not None and isinstance(E, int) and n_inner != 4 * E:
         raise WeightsError(f"{path}: n_inner is {n_inner}, but a GPT-2 {E} wide has {4 * E}")
     hints["tie_weights"] = content.get("tie_word_embeddings", True)
     return hints, _labels(content.get("id2label"))
@@ -67,7 +67,8 @@ def _labels(id2label: object) -> list[str] | None:
     if not isinstance(id2label, Mapping):
         return None
     labels = [id2label.get(str(i)) for i in range(len(id2label))]
-    return labels if all(isinstance(label, str) for label in labels) else None
+    named = [label for label in labels if isinstance(label, str)]
+    return named if len(named) == len(labels) else None
 
 
 def shards_of(index: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gpt_core import GPTConfig, GPTModel, model_from_tensors, parameter_shapes
-from gpt_weights.files import Job, TensorFiles, finite, stream
+from gpt_weights.files import Job, TensorFiles, checked, stream
 from gpt_weights.infer import Contents
 from gpt_weights.mapping import Link
 from gpt_weights.tokenizer import TokenizerFile
@@ -86,7 +86,7 @@ class Weights:
             for link in self.contents.links:
                 reads = self.contents.names.get(link.theirs, ())
                 if len(reads) == 1:
-                    views = link.to_ours(finite(get, reads[0], self.path).reshape(link.shape))
+                    views = link.to_ours(checked(self.files, get, reads[0]).reshape(link.shape))
                     named = dict(zip(link.ours, views, strict=True))
                     if all(view.shape == shapes[name] for name, view in named.items()):
                         found |= {name: view.to(dtype or view.dtype) for name, view in named.items()}
