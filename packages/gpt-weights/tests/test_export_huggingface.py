@@ -240,3 +240,13 @@ def test_a_disk_that_takes_only_so_much_is_told_and_left_as_it_was(tmp_path: Pat
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert caught.value.errno == errno.EFBIG
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_one_of_that_name(tmp_path: Path) -> None:
+    weights = saved(tmp_path / "ours")
+    (tmp_path / "out.tmp-20240101").mkdir()  # no process can have that id
+    (tmp_path / "out.tmp-20240101" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "out.tmp-20240102").write_bytes(b"half")
+    (tmp_path / "other.tmp-20240101").mkdir()
+    export_huggingface(weights, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.tmp-20240101", "ours", "out"]

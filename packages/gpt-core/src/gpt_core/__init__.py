@@ -11,7 +11,7 @@ from gpt_core.checkpoint import (
     verify_checkpoint,
 )
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
-from gpt_core.durable import CheckpointError
+from gpt_core.durable import CheckpointError, remove_abandoned
 from gpt_core.engine import Engine
 from gpt_core.estimate import Estimate, estimate
 from gpt_core.generate import (
@@ -81,6 +81,7 @@ __all__ = [
     "prune_checkpoints",
     "quantize",
     "read_checkpoint",
+    "remove_abandoned",
     "save_checkpoint",
     "text_to_token_ids",
     "token_ids_to_text",

@@ -174,8 +174,7 @@ def prune_checkpoints(run: Path | str, *, keep: int = 2) -> list[Path]:
             removed.append(path)
         elif _is_complete(path):
             n_complete += 1
-    if Path(run).is_dir():
-        remove_abandoned(Path(run), _STEP)
+    remove_abandoned(Path(run), _STEP)
     return removed[::-1]
 
 

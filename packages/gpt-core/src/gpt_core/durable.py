@@ -108,13 +108,20 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_abandoned(parent: Path, names: re.Pattern[str]) -> None:
-    """Remove the temporary folders in ``parent`` of the targets called ``names`` whose writers are dead."""
-    for path in list(parent.iterdir()):
+    """Remove what dead writers left in ``parent``: NAME.tmp-PID, a folder or a file, for each NAME that matches.
+
+    Nothing happens if there is no such folder.
+    """
+    for path in list(parent.iterdir()) if parent.is_dir() else ():
         match = _LEFTOVER.fullmatch(path.name)
         if match is None or match[2] != "tmp" or not names.fullmatch(match[1]):
             continue  # not of ours: a folder called backup.tmp-20240101, say
-        if _is_abandoned(path, int(match[3])):
+        if not _is_abandoned(path, int(match[3])):
+            continue
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _check_replaceable(target: Path) -> None:

@@ -11,6 +11,7 @@ import errno
 import itertools
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt_core import GPTConfig, parameter_shapes
+from gpt_core import GPTConfig, parameter_shapes, remove_abandoned
 from gpt_weights.errors import WeightsError
 from gpt_weights.mapping import Link
 from gpt_weights.weights import Weights
@@ -130,6 +131,7 @@ def publishing(target: Path, *, needed: int) -> Iterator[Path]:
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(target.parent, re.compile(re.escape(target.name)))  # an export that was killed
         yield temporary
         for path in (temporary, *temporary.rglob("*")):
             _force_to_disk(path)

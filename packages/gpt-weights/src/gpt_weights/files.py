@@ -122,7 +122,7 @@ def stream(files: TensorFiles, jobs: Iterable[Job]) -> Iterator[tuple[str, Tenso
             while waiting and (taken == 0 or taken + sizes[waiting[0]] <= _PIECE):
                 job = waiting.pop(0)
                 taken += sizes[job]
-                made += job.make([checked(files, get, name) for name in job.reads])
+                made += job.make([_finite(files, get, name) for name in job.reads])
         while made:  # with the files closed: while a caller works, none of their pages count as the process's
             yield made.pop(0)
 
@@ -144,10 +144,15 @@ def check_beginning(path: Path) -> None:
 
 
 def checked(files: TensorFiles, get: Get, name: str) -> Tensor:
-    """Return a tensor of the opened ``files``; WeightsError if it is not as it was, or holds NaN or infinity."""
+    """Return a tensor of the opened ``files``; WeightsError if it is no longer what the files said of it."""
     tensor, told = get(name).detach(), files.tensors[name]
     if tuple(tensor.shape) != told.shape or tensor.dtype != told.dtype:
         raise WeightsError(f"{files.path} was changed while it was read; start again")
+    return tensor
+
+
+def _finite(files: TensorFiles, get: Get, name: str) -> Tensor:
+    tensor = checked(files, get, name)
     # A sum passes on NaN and infinity, and takes half the time of aminmax; but sums of large numbers become infinite.
     if not math.isfinite(tensor.sum()) and not all(math.isfinite(end) for end in torch.aminmax(tensor)):
         raise WeightsError(f"{files.path} is damaged: {name} holds values that are no numbers (NaN or infinity)")

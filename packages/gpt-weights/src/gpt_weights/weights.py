@@ -62,7 +62,7 @@ class Weights:
         return stream(self.files, [self._job(link, dtype) for link in self.contents.links])
 
     def tensor(self, name: str) -> Tensor:
-        """Return our tensor ``name``."""
+        """Return our tensor ``name``; KeyError if the model has none of that name, as a tied head."""
         return dict(stream(self.files, [self._job(self._link_of(name), None)]))[name]
 
     def model(self, *, dtype: torch.dtype | None = None, mapped: bool = False) -> GPTModel:
@@ -70,8 +70,8 @@ class Weights:
 
         ``mapped`` is for a model that is only read: its parameters are views of the files wherever a tensor may be used
         as it lies there, and ask for no gradient. It is there at once, and takes no memory that the system cannot take
-        back; but one row times a matrix that lies there as (in, out) took 1.3 times as long, and the files must stay as
-        they are while the model lives.
+        back. But the values are not looked at, so NaN is not found; one row times a matrix that lies there as (in, out)
+        took 1.3 times as long; and the files must stay as they are while the model lives.
         """
         tensors = self._mapped(dtype) if mapped else {}
         missing = [link for link in self.contents.links if link.ours[0] not in tensors]
@@ -93,7 +93,10 @@ class Weights:
         return found
 
     def _link_of(self, name: str) -> Link:
-        return next(link for link in self.contents.links if name in link.ours)
+        for link in self.contents.links:
+            if name in link.ours:
+                return link
+        raise KeyError(f"{name!r} is no tensor of this model; parameter_shapes(config) lists them")
 
     def _job(self, link: Link, dtype: torch.dtype | None) -> Job:
         reads = self.contents.names.get(link.theirs, ())
