@@ -106,7 +106,9 @@ def test_half_precision_stays_as_it_is_unless_another_type_is_asked_for(dtype: t
 
 @pytest.mark.parametrize("labels", [None, ["ham", "spam", "neither"]])
 def test_a_classifier_gives_transformers_logits_of_the_last_token(labels: list[str] | None, tmp_path: Path) -> None:
-    named = {} if labels is None else {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
+    named: dict[str, Any] = {}
+    if labels is not None:
+        named = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     theirs = reference(TINY, GPT2ForSequenceClassification, num_labels=3, pad_token_id=0, **named)
     theirs.save_pretrained(tmp_path / "hf")
     weights = open_weights(tmp_path / "hf")
@@ -161,7 +163,7 @@ def test_a_shard_under_another_ones_name_is_found_out(tmp_path: Path) -> None:
     sharded(reference(TINY), tmp_path)
     first, second, *_ = sorted(tmp_path.glob("model-*.safetensors"))
     shutil.copy(first, second)
-    with pytest.raises(WeightsError, match="stands in .* and in"):
+    with pytest.raises(WeightsError, match=r"stands in .* and in"):
         open_weights(tmp_path)
 
 

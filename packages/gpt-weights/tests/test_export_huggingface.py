@@ -10,36 +10,15 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
+from made_models import CONFIG, byte_tokenizer, saved
 from torch import Tensor, nn
 
-from gpt_core import GPTConfig, GPTModel, load_checkpoint, save_checkpoint
+from gpt_core import GPTModel, load_checkpoint, save_checkpoint
 from gpt_weights import WeightsError, convert, export_huggingface, open_weights
-from gpt_weights.tokenizer import TokenizerFile, tokenizer_of
 from gpt_weights.weights import Weights
 
-CONFIG = GPTConfig(vocab_size=260, context_length=16, emb_dim=24, n_heads=3, n_layers=2, drop_rate=0.1, qkv_bias=True)
 CLASSIFIER = dataclasses.replace(CONFIG, n_classes=3)
 IDS = torch.arange(16)[None] * 7
-
-
-def saved(folder: Path, config: GPTConfig = CONFIG, dtype: torch.dtype = torch.float32, **given: Any) -> Weights:
-    """Save a model with noise on every parameter, biases too, and open it."""
-    torch.manual_seed(3)
-    model = GPTModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
-    save_checkpoint(folder / "model", model.to(dtype), **given)
-    return open_weights(folder / "model")
-
-
-def byte_tokenizer(**changes: Any) -> TokenizerFile:
-    """A tokenizer of all bytes, as GPT-2 writes them, three merges and the end of the text."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    alphabet = [chr(b) for b in visible] + [chr(256 + i) for i in range(68)]
-    tokens = [*alphabet, "th", "the", "\u0120the", "<|endoftext|>"]
-    made = tokenizer_of(Path("made"), {t: i for i, t in enumerate(tokens)}, ["t h", "th e", "\u0120 the"])
-    return TokenizerFile(Path("made"), json.dumps({**json.loads(made.data), **changes}).encode())
 
 
 def read_json(path: Path) -> Any:
@@ -93,9 +72,9 @@ def test_a_model_without_biases_for_query_key_and_value_gets_zeros(tmp_path: Pat
 def test_tensors_of_several_types_are_kept_each_in_its_own(tmp_path: Path) -> None:
     source = saved(tmp_path, dtype=torch.bfloat16)
     tensors = dict(source.tensors())
-    tensors["trf_blocks.0.att.W_key.weight"] = torch.randn(24, 24)
+    tensors["trf_blocks.0.att.W_key.weight"] = torch.randn(32, 32)
     safetensors.torch.save_file(tensors, tmp_path / "mixed.safetensors")
-    export = export_huggingface(open_weights(tmp_path / "mixed.safetensors", n_heads=3), tmp_path / "hf")
+    export = export_huggingface(open_weights(tmp_path / "mixed.safetensors", n_heads=4), tmp_path / "hf")
     assert export.largest_difference == 0
     theirs = safetensors.torch.load_file(tmp_path / "hf" / "model.safetensors")
     assert {name for name, tensor in theirs.items() if tensor.dtype == torch.float32} == {
@@ -177,8 +156,9 @@ def test_labels_for_a_language_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_config_has_both_names_of_the_context_length_and_the_end_of_the_text(tmp_path: Path) -> None:
-    config = read_json(export_huggingface(saved(tmp_path), tmp_path / "hf", tokenizer=byte_tokenizer()).path
-                       / "config.json")
+    source = saved(tmp_path, dataclasses.replace(CONFIG, drop_rate=0.1))
+    folder = export_huggingface(source, tmp_path / "hf", tokenizer=byte_tokenizer()).path
+    config = read_json(folder / "config.json")
     assert config["n_ctx"] == config["n_positions"] == 16
     assert config["eos_token_id"] == config["bos_token_id"] == 259
     assert (config["resid_pdrop"], config["dtype"], config["tie_word_embeddings"]) == (0.1, "float32", False)

@@ -15,33 +15,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_models import CONFIG, byte_tokenizer, saved
 
-from gpt_core import GPTConfig, GPTModel, save_checkpoint
-from gpt_weights import Weights, WeightsError, export_gguf, open_weights
-from gpt_weights.tokenizer import TokenizerFile, tokenizer_of
+from gpt_weights import WeightsError, export_gguf, inspect, open_weights
 
-CONFIG = GPTConfig(vocab_size=260, context_length=16, emb_dim=32, n_heads=4, n_layers=2, qkv_bias=True)
 KINDS = ("f32", "f16", "q8_0")
-
-
-def saved(folder: Path, config: GPTConfig = CONFIG, dtype: torch.dtype = torch.float32) -> Weights:
-    """Save a model with noise on every parameter, biases too, and open it."""
-    torch.manual_seed(3)
-    model = GPTModel(config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape), alpha=0.1)
-    save_checkpoint(folder / "model", model.to(dtype))
-    return open_weights(folder / "model")
-
-
-def byte_tokenizer(**changes: Any) -> TokenizerFile:
-    """A tokenizer of all bytes, as GPT-2 writes them, three merges and the end of the text."""
-    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    alphabet = [chr(b) for b in visible] + [chr(256 + i) for i in range(68)]
-    tokens = [*alphabet, "th", "the", "\u0120the", "<|endoftext|>"]
-    made = tokenizer_of(Path("made"), {t: i for i, t in enumerate(tokens)}, ["t h", "th e", "\u0120 the"])
-    return TokenizerFile(Path("made"), json.dumps({**json.loads(made.data), **changes}).encode())
 
 
 def pairs_of(path: Path) -> dict[str, Any]:
@@ -328,3 +306,12 @@ def test_a_changed_header_is_refused_or_gives_the_same_shapes(
     except WeightsError:
         return
     assert shapes["tok_emb.weight"] == (260, 32)
+
+
+def test_inspect_tells_the_types_that_are_in_the_file(tmp_path: Path) -> None:
+    weights = saved(tmp_path)
+    export_gguf(weights, tmp_path / "model.gguf", tokenizer=byte_tokenizer(), kind="q8_0")
+    found = inspect(open_weights(tmp_path / "model.gguf"))
+    assert found.dtypes["Q8_0"] > 0
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    assert found.bytes == sum(int(tensor.n_bytes) for tensor in reader.tensors)

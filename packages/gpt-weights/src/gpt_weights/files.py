@@ -35,6 +35,8 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype | str
     """A name where torch has no such type, or none that weights may have."""
+    stored: tuple[str, int] | None = None
+    """Name of the type and bytes in the file, where reading gives another type."""
 
     @property
     def nbytes(self) -> int:

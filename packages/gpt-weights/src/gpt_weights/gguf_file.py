@@ -36,7 +36,7 @@ class GGUFFile(TensorFiles):
         self.path = path
         self._entries = tensors
         self._size = path.stat().st_size
-        self.tensors = {name: TensorInfo(entry.shape, _dtype(entry.type)) for name, entry in tensors.items()}
+        self.tensors = {name: _info(entry) for name, entry in tensors.items()}
         self.aliases = {_HEAD: _EMBEDDING} if self._has_tied_head() else {}
 
     @contextmanager
@@ -135,17 +135,17 @@ def _tokenizer(path: Path, pairs: Mapping[str, Any]) -> TokenizerFile | None:
     return tokenizer_of(path, vocabulary, merges, special) if types else tokenizer_of(path, vocabulary, merges)
 
 
-def _dtype(kind: int) -> torch.dtype | str:
-    """Return the type that a tensor is given as; its name if there is no way to dequantize it."""
-    if kind in _DTYPES:
-        return _DTYPES[kind]
+def _info(entry: GGUFTensor) -> TensorInfo:
+    """Return what is said of a tensor; the type is a name if there is no way to dequantize it."""
+    if entry.type in _DTYPES:
+        return TensorInfo(entry.shape, _DTYPES[entry.type])
     gguf = import_gguf("reading quantized values")
-    of_kind = gguf.GGMLQuantizationType(kind)
+    kind = gguf.GGMLQuantizationType(entry.type)
     try:
-        gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[of_kind][1]), np.uint8), of_kind)
+        gguf.dequantize(np.zeros((1, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
     except NotImplementedError:
-        return str(of_kind.name)
-    return torch.float32
+        return TensorInfo(entry.shape, str(kind.name))
+    return TensorInfo(entry.shape, torch.float32, stored=(str(kind.name), entry.nbytes))
 
 
 def _dequantized(array: np.ndarray[Any, np.dtype[np.uint8]], entry: GGUFTensor) -> np.ndarray[Any, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -44,14 +44,14 @@ class Inspection:
 def inspect(weights: Weights) -> Inspection:
     """Return what the weights are, from names, shapes and types alone."""
     infos = [weights.files.tensors[raw] for raws in weights.contents.names.values() for raw in raws]
-    dtypes = Counter(_NAMES[info.dtype] if isinstance(info.dtype, torch.dtype) else str(info.dtype) for info in infos)
+    stored = [info.stored or (_NAMES[cast(torch.dtype, info.dtype)], info.nbytes) for info in infos]
     return Inspection(
         path=str(weights.path),
         format=f"{weights.contents.layout.name}, {weights.files.kind}",
         config=weights.config.to_dict(),
         parameters=sum(math.prod(shape) for shape in parameter_shapes(weights.config).values()),
-        bytes=sum(info.nbytes for info in infos),
-        dtypes=dict(dtypes),
+        bytes=sum(nbytes for _, nbytes in stored),
+        dtypes=dict(Counter(name for name, _ in stored)),
         tied=weights.config.tie_weights,
         tokens=None if weights.tokenizer is None else len(weights.tokenizer.vocabulary),
         labels=weights.labels,
