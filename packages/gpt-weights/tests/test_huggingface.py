@@ -68,6 +68,48 @@ def test_a_file_without_a_config_is_read_by_its_shapes(tmp_path: Path) -> None:
     assert_holds(dict(weights.tensors()), theirs, prefix="")
 
 
+def test_a_file_of_a_folder_is_read_with_what_the_folder_says(tmp_path: Path) -> None:
+    write_huggingface(tmp_path / "hf", n_head=4)
+    weights = open_weights(tmp_path / "hf" / "model.safetensors")
+    assert (weights.config.n_heads, weights.config.tie_weights) == (4, False)
+    convert(weights, tmp_path / "ours")
+    assert open_weights(tmp_path / "ours" / "model.safetensors").config.n_heads == 4
+
+
+def test_other_files_in_a_hugging_face_folder_do_not_make_it_ours(tmp_path: Path) -> None:
+    write_huggingface(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "step-100").mkdir()
+    assert open_weights(tmp_path).contents.layout.name == "huggingface"
+
+
+def test_a_tokenizer_with_ids_beyond_the_model_is_not_converted(tmp_path: Path) -> None:
+    write_huggingface(tmp_path / "hf")
+    with pytest.raises(WeightsError, match="the model's vocabulary ends at 9"):
+        convert(open_weights(tmp_path / "hf", vocab_size=10), tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize("value", [None, 0, "true"])
+def test_tie_word_embeddings_is_true_or_false(value: object, tmp_path: Path) -> None:
+    write_huggingface(tmp_path, tie_word_embeddings=value)
+    with pytest.raises(WeightsError, match="tie_word_embeddings must be true or false"):
+        open_weights(tmp_path)
+
+
+def test_labels_of_a_language_model_are_not_taken(tmp_path: Path) -> None:
+    write_huggingface(tmp_path, id2label={"0": "LABEL_0", "1": "LABEL_1"})
+    assert open_weights(tmp_path).labels is None
+
+
+def test_a_converted_checkpoint_keeps_its_provenance(tmp_path: Path) -> None:
+    write_huggingface(tmp_path / "hf")
+    convert(open_weights(tmp_path / "hf"), tmp_path / "ours")
+    convert(open_weights(tmp_path / "ours"), tmp_path / "again", dtype=torch.bfloat16)
+    provenance = load_checkpoint(tmp_path / "again").provenance
+    assert (provenance["source"], provenance["layout"]) == ("ours/model.safetensors", "gpt-core")
+
+
 def test_a_converted_folder_that_exists_is_not_overwritten(tmp_path: Path) -> None:
     write_huggingface(tmp_path / "hf")
     (tmp_path / "mine").mkdir()

@@ -110,6 +110,81 @@ def test_lora_layers_are_merged_with_the_scale_that_is_given(alpha: float, tmp_p
         open_weights(tmp_path / "lora.pth", n_heads=3)
 
 
+def test_lora_on_a_tied_head_is_merged_into_a_head_of_its_own(tmp_path: Path) -> None:
+    model = noisy(GPTModel(GPTConfig(**{**CONFIG.to_dict(), "tie_weights": True})))
+    model.out_head = LinearWithLoRA(model.out_head, rank=4, alpha=4)
+    torch.save(model.state_dict(), tmp_path / "lora.pth")
+    assert not assert_loads_as(tmp_path / "lora.pth", model, atol=1e-4, lora_scale=1).config.tie_weights
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, "2", True, 1e300])
+def test_a_scale_that_is_no_number_or_too_large_is_refused(scale: Any, tmp_path: Path) -> None:
+    model = GPTModel(CONFIG)
+    model.out_head = LinearWithLoRA(model.out_head, rank=4, alpha=4)
+    torch.save(model.state_dict(), tmp_path / "lora.pth")
+    with pytest.raises(WeightsError, match=r"lora_scale must be a finite number|choose a wider type"):
+        open_weights(tmp_path / "lora.pth", n_heads=3, lora_scale=scale).model()
+
+
+def test_a_scale_without_lora_is_refused(tmp_path: Path) -> None:
+    torch.save(GPTModel(CONFIG).state_dict(), tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="holds no LoRA matrices"):
+        open_weights(tmp_path / "model.pth", n_heads=3, lora_scale=1.0)
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_mixed_types_become_the_widest_so_that_the_model_computes(mapped: bool, tmp_path: Path) -> None:
+    model = noisy(GPTModel(CONFIG))
+    state = {n: t.bfloat16() if t.ndim == 2 else t for n, t in model.state_dict().items()}
+    torch.save(state, tmp_path / "mixed.pth")
+    weights = open_weights(tmp_path / "mixed.pth", n_heads=3)
+    assert any("types are mixed (bfloat16, float32)" in note for note in weights.notes)
+    ours = weights.model(mapped=mapped)
+    assert {parameter.dtype for parameter in ours.parameters()} == {torch.float32}
+    with torch.no_grad():
+        torch.testing.assert_close(ours(IDS), model(IDS), atol=0.05, rtol=0)
+
+
+def test_a_value_too_large_for_the_type_asked_for_is_refused(tmp_path: Path) -> None:
+    state = GPTModel(CONFIG).state_dict()
+    state["final_norm.scale"][3] = 1e5
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"final_norm\.scale has values up to 1e\+05, the largest in torch.float16"):
+        convert(open_weights(tmp_path / "model.pth", n_heads=3), tmp_path / "ours", dtype=torch.float16)
+
+
+def test_many_views_of_a_small_storage_are_refused(tmp_path: Path) -> None:
+    state = {n: torch.zeros(1).expand(t.shape) if t.ndim == 2 and "trf" in n else t
+             for n, t in GPTModel(CONFIG).state_dict().items()}
+    big = torch.zeros(1)
+    state |= {f"trf_blocks.{n}.ff.layers.0.weight": big.expand(96 + n, 24) for n in range(2, 40)}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"its tensors claim .* bytes, the file has"):
+        open_weights(tmp_path / "model.pth", n_heads=3)
+
+
+def test_thousands_of_blocks_are_refused_at_once(tmp_path: Path) -> None:
+    state = dict(GPTModel(CONFIG).state_dict()) | {f"trf_blocks.{n}.x": torch.zeros(1) for n in range(2000)}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match="of 2000 blocks: expected at least 6 of each"):
+        open_weights(tmp_path / "model.pth", n_heads=3)
+
+
+def test_what_holds_itself_beside_the_weights_does_no_harm(tmp_path: Path) -> None:
+    ring: list[Any] = []
+    ring.append(ring)
+    model = noisy(GPTModel(CONFIG))
+    torch.save({"model_state_dict": model.state_dict(), "history": ring}, tmp_path / "model.pth")
+    assert_loads_as(tmp_path / "model.pth", model)
+
+
+def test_a_head_with_a_bias_over_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    state = dict(GPTModel(CONFIG).state_dict()) | {"out_head.bias": torch.zeros(41)}
+    torch.save(state, tmp_path / "model.pth")
+    with pytest.raises(WeightsError, match=r"the output head has a bias \(out_head\.bias\)"):
+        open_weights(tmp_path / "model.pth", n_heads=3)
+
+
 class NanoBlock(nn.Module):
     """A block under nanoGPT's names, its sums spelled out with torch's own functions."""
 

@@ -18,16 +18,18 @@ def convert(
     """Write the weights as a checkpoint directory, whole or not at all, and return ``target``.
 
     The tokenizer is the one that lies beside the weights unless another is given. ``dtype`` converts the values; None
-    leaves them as they are. The provenance says what was read and what was decided on the way. At most the model and
-    32 MB besides are in memory. Raises WeightsError as ``Weights.tensors``, and the errors of ``save_checkpoint``.
+    leaves them as they are, or gives mixed ones the widest type among them. The provenance says what was read and what
+    was decided on the way. At most the model and 32 MB besides are in memory. Raises WeightsError as
+    ``Weights.tensors`` and if a token's id is not one of the model's, and the errors of ``save_checkpoint``.
     """
+    tokenizer = tokenizer or weights.tokenizer
+    notes = tokenizer.check_fits(weights.config.vocab_size) if tokenizer is not None else []
     provenance = {
-        "source": weights.path.name,
+        **(weights.provenance or {}),
+        "source": f"{weights.path.parent.name}/{weights.path.name}",
         "layout": weights.contents.layout.name,
-        "notes": list(weights.notes),
+        "notes": [*weights.notes, *notes],
         "gpt_weights": version("gpt-weights"),
         **({"labels": weights.labels} if weights.labels else {}),
     }
-    return save_checkpoint(
-        target, weights.model(dtype=dtype), tokenizer=tokenizer or weights.tokenizer, provenance=provenance
-    )
+    return save_checkpoint(target, weights.model(dtype=dtype), tokenizer=tokenizer, provenance=provenance)

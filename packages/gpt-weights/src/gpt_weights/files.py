@@ -161,6 +161,17 @@ def _finite(files: TensorFiles, get: Get, name: str) -> Tensor:
     return tensor
 
 
+def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the tensor in another type; WeightsError if a value is too large for it."""
+    result = tensor.to(dtype)
+    if result is not tensor and not all(math.isfinite(end) for end in torch.aminmax(result)):
+        raise WeightsError(
+            f"{name} has values up to {float(tensor.abs().max()):.3g}, the largest in {dtype} is "
+            f"{torch.finfo(dtype).max:.3g}; choose a wider type"
+        )
+    return result
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     try:

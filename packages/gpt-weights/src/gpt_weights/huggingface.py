@@ -60,6 +60,8 @@ def read_hints(folder: Path) -> tuple[dict[str, Any], list[str] | None]:
     if n_inner is not None and isinstance(E, int) and n_inner != 4 * E:
         raise WeightsError(f"{path}: n_inner is {n_inner}, but a GPT-2 {E} wide has {4 * E}")
     hints["tie_weights"] = content.get("tie_word_embeddings", True)
+    if not isinstance(hints["tie_weights"], bool):
+        raise WeightsError(f"{path}: tie_word_embeddings must be true or false, got {hints['tie_weights']!r:.60}")
     return hints, _labels(content.get("id2label"))
 
 

@@ -16,14 +16,12 @@ from gpt_core import GPTConfig, gpt2_config
 from gpt_weights.errors import WeightsError
 from gpt_weights.files import DTYPES, TensorFiles, TensorInfo
 from gpt_weights.mapping import FAST, GGUF, HUGGINGFACE, NANOGPT, OPENAI, OURS, Layout, Link, links, name_in
+from gpt_weights.tensor_names import layout_names
 
-# Wrappers' prefixes: torch.compile, DataParallel, GPT2LMHeadModel, and the name that OpenAI's scripts give the model.
-_PREFIX = re.compile(r"((_orig_mod|module|transformer)\.)*(model/)?")
-_MASK = re.compile(r"(h\.\d+\.attn\.(masked_)?bias|trf_blocks\.\d+\.att\.mask)")
-_LORA = re.compile(r"(.+)\.(linear\.weight|linear\.bias|lora\.A|lora\.B)")
 _BLOCK = re.compile(r"(?:trf_blocks\.|h\.|h|blk\.)(\d{1,9})[./]")
 _HEADS_OF_WIDTH = {config.emb_dim: config.n_heads for config in map(gpt2_config, ("124M", "355M", "774M", "1558M"))}
 _PADDED, _GPT2_VOCABULARY = 50304, 50257
+_MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -49,58 +47,15 @@ def recognize(
     field too, both must agree. ``vocab_size`` crops the vocabulary to its first ids. Raises WeightsError if the
     tensors are not those of a GPT-2, listing what was expected and found, or if they do not tell a field.
     """
-    found = _Found(files, *_named(files, has_lora_scale))
+    found = _Found(files, *layout_names(files, has_lora_scale=has_lora_scale))
     layout = _layout(found)
     config = _config(found, layout, hints)
     expected = links(layout, config)
-    _compare(found, expected)
+    _compare(found, layout, expected)
     cropped = _cropped(config, layout, vocab_size)
     if cropped != config:
         found.notes.append(f"of {config.vocab_size} rows of the vocabulary the first {cropped.vocab_size} are kept")
     return Contents(layout, cropped, expected, found.names, tuple(found.notes))
-
-
-def _named(files: TensorFiles, has_lora_scale: bool) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return {the layout's name: the file's names}, without wrappers' prefixes and buffers, and notes on them."""
-    names: dict[str, tuple[str, ...]] = {}
-    adapted: dict[str, dict[str, str]] = {}
-    n_masks = 0
-    for raw in files.tensors:
-        name = _PREFIX.sub("", raw, count=1) if _PREFIX.match(raw) else raw
-        if _MASK.fullmatch(name) and len(files.tensors[raw].shape) != 1:
-            n_masks += 1
-        elif match := _LORA.fullmatch(name):
-            adapted.setdefault(match[1], {})[match[2]] = raw
-        elif name in names:
-            raise WeightsError(f"{files.path} holds {name} twice, as {names[name][0]} and as {raw}")
-        else:
-            names[name] = (raw,)
-    notes = [f"{n_masks} mask buffers are left out"] if n_masks else []
-    for name, parts in adapted.items():
-        if not {"linear.weight", "lora.A", "lora.B"} <= parts.keys():
-            raise WeightsError(f"{files.path}: {name} is wrapped in LoRA, but of weight, A and B has only {[*parts]}")
-        names[f"{name}.weight"] = (parts["linear.weight"], parts["lora.A"], parts["lora.B"])
-        if "linear.bias" in parts:
-            names[f"{name}.bias"] = (parts["linear.bias"],)
-    if adapted:
-        _check_adapters(files, names, has_lora_scale)
-        notes.append(f"the LoRA matrices of {len(adapted)} layers are merged")
-    return names, notes
-
-
-def _check_adapters(files: TensorFiles, names: Mapping[str, tuple[str, ...]], has_lora_scale: bool) -> None:
-    for raws in names.values():
-        if len(raws) == 3:
-            weight, a, b = (files.tensors[raw].shape for raw in raws)
-            if len(weight) != 2 or len(a) != 2 or len(b) != 2 or (a[0], b[1], a[1]) != (weight[1], weight[0], b[0]):
-                raise WeightsError(f"{files.path}: LoRA's A {a} and B {b} do not fit {raws[0]} {weight}")
-    rank = next(files.tensors[raws[1]].shape[1] for raws in names.values() if len(raws) == 3)
-    if not has_lora_scale:
-        raise WeightsError(
-            f"{files.path} holds LoRA matrices of rank {rank}, but nothing says by what they are scaled: give "
-            f"lora_scale (--lora-scale), which is alpha / rank in the book (1 for alpha {rank}), and alpha where a "
-            "layer computes alpha * (x A B)"
-        )
 
 
 def _layout(found: _Found) -> Layout:
@@ -158,12 +113,22 @@ def _head(found: _Found, head: str, embedding: str, V: int, hints: Mapping[str, 
     """Return the fields ``n_classes`` and ``tie_weights``, as the head's tensor and what is said of it tell."""
     if score := found.shape("score.weight"):
         return {"n_classes": score[0], "tie_weights": False}
-    shape = found.shape(head)
-    if shape and (shape[0] != V or head.removesuffix("weight") + "bias" in found.names):
+    shape, bias = found.shape(head), head.removesuffix("weight") + "bias"
+    if shape and shape[0] != V:
         return {"n_classes": shape[0], "tie_weights": False}
+    if bias in found.names:
+        raise WeightsError(
+            f"{found.path}: the output head has a bias ({bias}), which a GPT-2's has not, and {V} rows, as many as the "
+            "vocabulary: it is neither GPT-2's head nor known to be a classifier's"
+        )
     is_said = hints.get("tie_weights")
-    is_tied = is_said is not False if not shape else found.is_alias(head, embedding)
-    if is_said and not is_tied and not (is_tied := found.are_equal(head, embedding)):
+    if not shape:
+        if is_said is None:
+            found.notes.append("there is no output head, so it is the token embedding")
+        return {"tie_weights": is_said is not False}
+    # With LoRA in it the head is another matrix than the embedding, which it shared.
+    is_tied = found.is_alias(head, embedding) and len(found.names[head]) == 1
+    if is_said and not is_tied and len(found.names[head]) == 1 and not (is_tied := found.are_equal(head, embedding)):
         raise WeightsError(
             f"{found.path}: the config says that the output head is the token embedding (tie_word_embeddings), but "
             f"{head} has other values; set it to false if the head was trained apart"
@@ -179,20 +144,29 @@ def _n_layers(found: _Found) -> int:
     if not numbers or n_layers != len(numbers):
         missing = next((n for n in range(len(numbers) + 1) if n not in numbers), 0)
         raise WeightsError(f"{found.path} holds tensors of {len(numbers)} blocks, but none of block {missing}")
+    # A block has six tensors at least. The bounds come before a model of so many blocks is thought of.
+    if 6 * n_layers > len(found.names) or n_layers > _MOST_LAYERS:
+        raise WeightsError(
+            f"{found.path} holds {len(found.names)} tensors of {n_layers} blocks: expected at least 6 of each, and "
+            f"at most {_MOST_LAYERS} blocks (GPT-2 1558M has 48)"
+        )
     return n_layers
 
 
-def _compare(found: _Found, expected: Sequence[Link]) -> None:
+def _compare(found: _Found, layout: Layout, expected: Sequence[Link]) -> None:
     """Raise WeightsError unless the tensors are the expected ones; missing biases are zeros where a layout has none."""
     shapes = {link.theirs: link.shape for link in expected}
-    missing = [name for name in shapes if name not in found.names and name not in found.zeros(shapes)]
+    zeros = found.zeros(layout, shapes)
+    if zeros - {"score.bias"}:
+        found.notes.append("there are no biases, as nanoGPT's bias=False has it: they are zeros")
+    missing = [name for name in shapes if name not in found.names and name not in zeros]
     unknown = [name for name in found.names if name not in shapes]
     problems = []
     if missing:
         problems.append(f"{len(missing)} of {len(shapes)} expected tensors are missing ({_some(missing)})")
     if unknown:
-        near = difflib.get_close_matches(unknown[0], missing or shapes, n=1)
-        hint = f"; nearest to {unknown[0]} is {near[0]}" if near else ""
+        near = difflib.get_close_matches(unknown[0][:200], missing or shapes, n=1)
+        hint = f"; nearest to {unknown[0]:.80} is {near[0]}" if near else ""
         problems.append(f"{len(unknown)} tensors are not expected ({_some(unknown)}{hint})")
     for name, shape in shapes.items():
         info = found.info(name)
@@ -239,12 +213,12 @@ class _Found:
             return ()
         return info.shape[1:] if len(info.shape) == 3 and info.shape[0] == 1 else info.shape
 
-    def zeros(self, names: Iterable[str]) -> set[str]:
-        """Return which of the names stand for zeros: every bias of a nanoGPT without biases, and that of a new head."""
+    def zeros(self, layout: Layout, names: Iterable[str]) -> set[str]:
+        """Return which of the names stand for zeros: all biases of a nanoGPT without any, and that of ``score``."""
         biases = {name for name in names if name.endswith(".bias")}
-        if any(name.endswith(".bias") for name in self.names):
-            return biases & {"score.bias"}
-        return biases if "wte.weight" in self.names else set()
+        if layout == NANOGPT and not any(name.endswith(".bias") for name in self.names):
+            return biases
+        return (biases & {"score.bias"}) - self.names.keys()
 
     def is_alias(self, name: str, of: str) -> bool:
         raw, first = self.names[name][0], self.names[of][0]
@@ -256,4 +230,4 @@ class _Found:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(f"{name:.80}" for name in names[:3]) + (", ..." if len(names) > 3 else "")

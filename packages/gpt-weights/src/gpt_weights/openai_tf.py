@@ -34,6 +34,8 @@ _LARGEST = 2**20  # OpenAI's has 77 bytes; a training run's lists each checkpoin
 class TensorBundle(TensorFiles):
     """The tensors of the checkpoint that begins with ``prefix``, such as ``124M/model.ckpt``."""
 
+    kind = "TensorFlow checkpoint"
+
     def __init__(self, prefix: Path) -> None:
         self.path = prefix.with_name(f"{prefix.name}.index")
         self.aliases = {}

@@ -24,7 +24,7 @@ _LARGEST_PICKLE = 64 * 2**20  # names and shapes only: that of GPT-2 1558M with 
 
 
 class TorchFile(TensorFiles):
-    """The tensors of a state dict, and what else the file holds beside it.
+    """The tensors of a state dict, and nanoGPT's sizes beside it.
 
     A file may be a plain state dict, or a dict with one under "model_state_dict" (the book's, beside its optimizer's),
     "model" (nanoGPT's), "state_dict" or "model_state".
@@ -36,12 +36,13 @@ class TorchFile(TensorFiles):
         self.path = path
         check_beginning(path)
         _check_archive(path)
-        state, self.beside = _state_and_beside(path)
-        """Plain values that lie beside the state dict, such as nanoGPT's model_args; no tensors."""
+        state, self.model_args = _state_and_arguments(path)
+        """The sizes that nanoGPT writes beside the state dict; empty if there are none."""
         limit = path.stat().st_size
         tensors: dict[str, TensorInfo] = {}
         aliases: dict[str, str] = {}
         places: dict[tuple[Any, ...], str] = {}
+        claimed = 0
         for name, tensor in state.items():
             info = _info(path, name, tensor)
             # A view may claim any size by strides of 0.
@@ -51,21 +52,27 @@ class TorchFile(TensorFiles):
             place = (tensor.data_ptr(), info.shape, info.dtype, tensor.stride())
             if first := places.get(place):
                 aliases[name] = first
-            places.setdefault(place, name)
+                continue
+            places[place] = name
+            claimed += info.nbytes
+            if claimed > limit:  # parts of one storage, taken many times over
+                raise WeightsError(f"{path} is refused: its tensors claim {claimed:,} bytes, the file has {limit:,}")
         self.tensors, self.aliases = tensors, aliases
 
     @contextmanager
     def open(self) -> Iterator[Get]:
         """Open the file anew, mapped."""
-        state, _ = _state_and_beside(self.path)
+        state, _ = _state_and_arguments(self.path)
 
         def get(name: str) -> Tensor:
             if name not in state:
                 raise WeightsError(f"{self.path} was changed while it was read; start again")
             return state[name]
 
-        yield get
-        state.clear()
+        try:
+            yield get
+        finally:
+            state.clear()
 
 
 def _info(path: Path, name: str, tensor: Tensor) -> TensorInfo:
@@ -75,7 +82,7 @@ def _info(path: Path, name: str, tensor: Tensor) -> TensorInfo:
     return TensorInfo(tuple(tensor.shape), tensor.dtype)
 
 
-def _state_and_beside(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _state_and_arguments(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of kinds of tensors that _info refuses
@@ -88,27 +95,18 @@ def _state_and_beside(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, not a state dict; save model.state_dict() with torch.save"
         )
-    beside: dict[str, Any] = {}
-    state: Mapping[Any, Any] = content
-    for key in _STATE_KEYS:
-        if isinstance(content.get(key), Mapping):
-            state = content[key]
-            beside = {str(k): v for k, v in content.items() if k != key and not _has_tensors(v)}
-            break
+    arguments = content.get("model_args")
+    state: Mapping[Any, Any] = next(
+        (content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content
+    )
     strange = [name for name, value in state.items() if not isinstance(name, str) or not isinstance(value, Tensor)]
     if strange or not state:
-        what = f"{strange[0]!r} in it is no named tensor" if strange else "it is empty"
+        what = f"{strange[0]!r:.80} in it is no named tensor" if strange else "it is empty"
         raise WeightsError(
             f"{path} holds no state dict of a GPT: {what}; expected names such as tok_emb.weight or "
             f"transformer.wte.weight, alone or under one of {', '.join(_STATE_KEYS)}"
         )
-    return dict(state), beside
-
-
-def _has_tensors(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_has_tensors, value.values()))
-    return isinstance(value, Tensor) or (isinstance(value, list | tuple) and any(map(_has_tensors, value)))
+    return dict(state), dict(arguments) if isinstance(arguments, Mapping) else {}
 
 
 def _check_archive(path: Path) -> None:
