@@ -51,8 +51,10 @@ class GGUFFile(TensorFiles):
                 return torch.from_numpy(array).view(_DTYPES[entry.type]).reshape(entry.shape)
             return torch.from_numpy(_dequantized(array, entry))
 
-        yield get
-        mapped.clear()
+        try:
+            yield get
+        finally:
+            mapped.clear()  # an error's traceback keeps ``get``, which must not keep the map
 
     def _mapped(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         try:
@@ -131,8 +133,11 @@ def _tokenizer(path: Path, pairs: Mapping[str, Any]) -> TokenizerFile | None:
     vocabulary = dict(used)
     if len(vocabulary) != len(used):
         raise WeightsError(f"{path}: the tokenizer has the same token twice")
-    special = [token for token, i in used if kinds.get(i) in (_CONTROL, _USER_DEFINED)]
-    return tokenizer_of(path, vocabulary, merges, special) if types else tokenizer_of(path, vocabulary, merges)
+    if not types:
+        return tokenizer_of(path, vocabulary, merges)
+    special = [token for token, i in used if kinds[i] == _CONTROL]
+    added = {token: i for token, i in used if kinds[i] == _USER_DEFINED}
+    return tokenizer_of(path, vocabulary, merges, special=special, added=added)
 
 
 def _info(entry: GGUFTensor) -> TensorInfo:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_weights.errors import WeightsError
-from gpt_weights.json_file import read_json
+from gpt_weights.json_file import parse_json, read_bounded, read_json
 
 _END_OF_TEXT = "<|endoftext|>"
 _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Hugging Face's names, OpenAI's
@@ -21,7 +21,7 @@ _PAIRS = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))  # Huggin
 
 @dataclass(frozen=True)
 class TokenizerFile:
-    """The content of a ``tokenizer.json``: byte-level BPE, else WeightsError."""
+    """The content of a ``tokenizer.json``: byte-level BPE, as ``find_tokenizer`` has checked it."""
 
     path: Path
     data: bytes
@@ -96,33 +96,63 @@ def find_tokenizer(place: Path) -> TokenizerFile | None:
     """Return the tokenizer whose files lie in the folder ``place``, or are that file; None if there are none.
 
     A ``tokenizer.json`` is taken as it is; else one is made of vocab.json and merges.txt, or of encoder.json and
-    vocab.bpe. Raises WeightsError naming the file that cannot be used.
+    vocab.bpe, with the tokens of added_tokens.json, of which those in special_tokens_map.json are special.
+
+    Raises WeightsError naming the file that cannot be used: it must be byte-level BPE, which is UTF-8 without a byte
+    order mark, a model "BPE" whose tokens have no prefix or suffix, "ByteLevel" among its pre_tokenizer and its
+    decoder, tokens with whole ids, and merges of two tokens that give a third.
     """
     whole = place if place.is_file() else place / "tokenizer.json"
     if whole.is_file():
-        _check(whole, read_json(whole))
-        return TokenizerFile(whole, whole.read_bytes())
-    for vocabulary, merges in _PAIRS:
-        if (place / vocabulary).is_file() and (place / merges).is_file():
-            return tokenizer_of(place / vocabulary, read_json(place / vocabulary), _merges(place / merges))
+        data = read_bounded(whole)
+        document = parse_json(whole, data)
+        if data.startswith(b"\xef\xbb\xbf") or b"\0" in data:  # which is UTF-16 or UTF-32
+            raise WeightsError(f"{whole} is no UTF-8 without a byte order mark, as tokenizers reads it; save it so")
+        _check(whole, document)
+        return TokenizerFile(whole, data)
+    for name, merges in _PAIRS:
+        path = place / name
+        if path.is_file() and (place / merges).is_file():
+            added, special = (
+                read_json(place / beside) if (place / beside).is_file() else {}
+                for beside in ("added_tokens.json", "special_tokens_map.json")
+            )
+            vocabulary = read_json(path)
+            for token, i in added.items():
+                if vocabulary.get(token, i) != i:
+                    raise WeightsError(f"{path}: {token!r} has the id {vocabulary[token]}, in added_tokens.json {i}")
+            return tokenizer_of(
+                path, vocabulary, _merges(place / merges), special=[_END_OF_TEXT, *_named(special)], added=added
+            )
     return None
 
 
 def tokenizer_of(
-    path: Path, vocabulary: Mapping[str, Any], merges: list[str], special: Sequence[str] = (_END_OF_TEXT,)
+    path: Path,
+    vocabulary: Mapping[str, Any],
+    merges: list[str],
+    *,
+    special: Sequence[str] = (_END_OF_TEXT,),
+    added: Mapping[str, Any] | None = None,
 ) -> TokenizerFile:
-    """Return the tokenizer of a vocabulary {token: id} and merges; of the ``special`` tokens those that are there."""
-    added = [
-        {"id": vocabulary[name], "content": name, "single_word": False, "lstrip": False, "rstrip": False,
-         "normalized": False, "special": True}
-        for name in special if name in vocabulary
+    """Return the tokenizer of a vocabulary {token: id} and merges.
+
+    ``added`` tokens {token: id} are found in a text before it is split, and so are those of the ``special`` that are
+    in the vocabulary or among the added. Raises WeightsError if they are no byte-level BPE.
+    """
+    vocabulary = {**vocabulary, **(added or {})}
+    are_special = set(special)
+    added_tokens = [
+        {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+         "special": token in are_special}
+        for token, i in vocabulary.items() if token in are_special or token in (added or {})
     ]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
+        "added_tokens": added_tokens,
         "normalizer": None,
         "pre_tokenizer": byte_level,
         "post_processor": {**byte_level, "trim_offsets": False},
@@ -130,11 +160,18 @@ def tokenizer_of(
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
             "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-            "vocab": dict(vocabulary), "merges": merges,
+            "vocab": vocabulary, "merges": merges,
         },
     }
     _check(path, document)
     return TokenizerFile(path, (json.dumps(document, ensure_ascii=False) + "\n").encode("utf-8"))
+
+
+def _named(special_tokens_map: Mapping[str, Any]) -> list[str]:
+    """Return the tokens in a special_tokens_map.json: each a text or {"content": text}, or a list of such."""
+    values = [value for held in special_tokens_map.values() for value in (held if isinstance(held, list) else [held])]
+    named = [value.get("content") if isinstance(value, dict) else value for value in values]
+    return [token for token in named if isinstance(token, str)]
 
 
 def _merges(path: Path) -> list[str]:
@@ -150,6 +187,8 @@ def _check(path: Path, document: Mapping[str, Any]) -> None:
     model = document.get("model")
     if not isinstance(model, dict) or model.get("type", "BPE") != "BPE":
         raise WeightsError(f"{path} is no byte-level BPE tokenizer, which is what a GPT-2 has")
+    if affix := model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        raise WeightsError(f"{path} is no byte-level BPE tokenizer, since its tokens are marked by {affix!r:.60}")
     vocabulary, merges, added = model.get("vocab"), model.get("merges"), document.get("added_tokens") or []
     if not isinstance(vocabulary, dict) or not all(_is_id(i) for i in vocabulary.values()):
         raise WeightsError(f"{path}: the vocabulary must give each token an id, a whole number from 0")
@@ -157,10 +196,31 @@ def _check(path: Path, document: Mapping[str, Any]) -> None:
         isinstance(token, dict) and isinstance(token.get("content"), str) and _is_id(token.get("id")) for token in added
     ):
         raise WeightsError(f"{path}: each of added_tokens must have a content and an id")
+    for token in (*vocabulary, *(token["content"] for token in added)):
+        if not is_unicode(token):
+            raise WeightsError(f"{path}: the token {token!r:.60} holds half a surrogate pair, no character")
     for n, merge in enumerate(merges if isinstance(merges, list) else [None], 1):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) and part for part in pair):
             raise WeightsError(f"{path}: merge {n} is {merge!r:.60}, not two tokens")
+        for token in (*pair, "".join(pair)):
+            if token not in vocabulary:
+                raise WeightsError(f"{path}: merge {n} is {merge!r:.60}, but {token!r:.60} is not in the vocabulary")
+    for part, parts in (("pre_tokenizer", "pretokenizers"), ("decoder", "decoders")):
+        if "ByteLevel" not in (kinds := _kinds(document.get(part), parts)):
+            found = ", ".join(kinds) or "none"
+            raise WeightsError(f"{path} is no byte-level BPE tokenizer: its {part} must be ByteLevel, found {found:.60}")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8; JSON's escapes can also tell the halves of surrogate pairs."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _kinds(part: object, parts: str) -> list[str]:
+    """Return the types of a pre_tokenizer or decoder, or of those in a Sequence."""
+    inner = part.get(parts) if isinstance(part, dict) and part.get("type") == "Sequence" else [part]
+    return [str(each.get("type")) for each in (inner if isinstance(inner, list) else []) if isinstance(each, dict)]
 
 
 def _is_id(value: object) -> bool:
