@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_models import CONFIG, byte_tokenizer, saved
 
-from gpt_weights import WeightsError, export_gguf, inspect, open_weights
+from gpt_weights import TokenizerFile, WeightsError, export_gguf, inspect, open_weights
 
 KINDS = ("f32", "f16", "q8_0")
 
@@ -130,6 +131,60 @@ def test_a_modelfile_is_written_beside_it_unless_there_is_one(tmp_path: Path) ->
     second = export_gguf(source, tmp_path / "out" / "second.gguf", tokenizer=byte_tokenizer())
     assert (tmp_path / "out" / "Modelfile").read_text(encoding="utf-8") == text
     assert any("Modelfile" in note for note in second.notes)
+
+
+class WritesModelfile(TokenizerFile):
+    """When its merges are asked for, in the midst of an export, someone else writes a Modelfile."""
+
+    @property
+    def merges(self) -> list[str]:
+        self.path.with_name("Modelfile").write_text("mine", encoding="utf-8")
+        return super().merges
+
+
+def test_a_modelfile_that_comes_meanwhile_is_left_and_told(tmp_path: Path) -> None:
+    tokenizer = WritesModelfile(tmp_path / "tokenizer.json", byte_tokenizer().data)
+    export = export_gguf(saved(tmp_path), tmp_path / "m.gguf", tokenizer=tokenizer)
+    assert export.path.is_file()
+    assert (tmp_path / "Modelfile").read_text(encoding="utf-8") == "mine"
+    assert "the Modelfile that lies beside it is left as it was" in export.notes
+
+
+def test_a_file_called_modelfile_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="has the name of the Modelfile"):
+        export_gguf(saved(tmp_path), tmp_path / "modelfile", tokenizer=byte_tokenizer())
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_several_threads_export_into_one_new_folder(tmp_path: Path) -> None:
+    source = saved(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        targets = [tmp_path / "out" / f"{i}.gguf" for i in range(8)]
+        list(pool.map(lambda target: export_gguf(source, target, tokenizer=byte_tokenizer()), targets))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == [*(f"{i}.gguf" for i in range(8)), "Modelfile"]
+
+
+def test_tokens_of_the_user_come_back_as_added_and_not_special(tmp_path: Path) -> None:
+    made = json.loads(byte_tokenizer().data)
+    made["added_tokens"].insert(0, {**made["added_tokens"][0], "content": "the", "special": False,
+                                    "id": made["model"]["vocab"]["the"]})
+    tokenizer = TokenizerFile(tmp_path, json.dumps(made).encode())
+    export_gguf(saved(tmp_path), tmp_path / "m.gguf", tokenizer=tokenizer)
+    back = open_weights(tmp_path / "m.gguf").tokenizer
+    assert back is not None
+    assert back.added_tokens == tokenizer.added_tokens == {"the": 257, "<|endoftext|>": 259}
+    assert back.special_tokens == {"<|endoftext|>": 259}
+
+
+def test_an_error_while_the_file_is_open_does_not_keep_its_map(tmp_path: Path) -> None:
+    path = export_gguf(saved(tmp_path), tmp_path / "m.gguf", tokenizer=byte_tokenizer()).path
+    files = open_weights(path).files
+    with pytest.raises(RuntimeError), files.open() as get:  # noqa: PT012
+        get("token_embd.weight")
+        raise RuntimeError
+    with pytest.raises(IndexError):  # the map is gone, though ``get`` is not
+        get("token_embd.weight")
 
 
 def test_what_llama_cpp_cannot_hold_is_refused(tmp_path: Path) -> None:

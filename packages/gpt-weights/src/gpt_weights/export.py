@@ -124,10 +124,13 @@ def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def publishing(target: Path, *, needed: int) -> Iterator[Path]:
     """Yield a place beside ``target`` for a file or a folder, which is then forced to the disk and renamed to it.
 
-    Whatever fails, nothing of it is left. ``needed`` is the least number of bytes it takes, for the message when the
-    disk is full. Raises WeightsError if ``target`` is there and no empty folder, OSError with the system's ``errno``.
+    Whatever fails, nothing of it is left, nor of the folders above that it needed. ``needed`` is the least number of
+    bytes it takes, for the message when the disk is full. Raises WeightsError if ``target`` is there and no empty
+    folder, or is the current one; OSError with the system's ``errno``.
     """
+    target = target.resolve()  # "." and ".." are names of nothing
     _check_new(target)
+    created = [folder for folder in target.parents if not folder.exists()]
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -149,10 +152,14 @@ def publishing(target: Path, *, needed: int) -> Iterator[Path]:
             reason += f": it needs at least {needed:,} bytes and {free} are free; free some or choose another disk"
         raise OSError(error.errno or errno.EIO, f"cannot write {target}: {reason}") from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would hide what went wrong
+            if temporary.is_dir():
+                shutil.rmtree(temporary)
+            else:
+                temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty: the export succeeded, or another lies there
+            for folder in created:
+                folder.rmdir()
 
 
 def _check_new(target: Path) -> None:
@@ -160,6 +167,8 @@ def _check_new(target: Path) -> None:
         raise WeightsError(f"{target} is not replaced, because it is a folder with files in it; choose a new name")
     if target.exists() and not target.is_dir():
         raise WeightsError(f"{target} is not replaced, because there is a file of that name; choose a new name")
+    if target == Path.cwd():
+        raise WeightsError(f"{target} is not replaced, because it is the current folder; choose a new name")
 
 
 def _force_to_disk(path: Path) -> None:

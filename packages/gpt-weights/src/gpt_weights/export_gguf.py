@@ -6,9 +6,9 @@ the matrices as asked for.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -50,16 +50,20 @@ def export_gguf(
     ``kind`` is the type of the matrices: "f32"; "f16", half as large; or "q8_0", a quarter, 8 bits for each value and
     one scale for 32 of them. The tokenizer is the one that lies beside the weights unless another is given; without
     one llama.cpp cannot open a model. Ids without a token are filled with unused ones. A ``Modelfile`` is written
-    beside the file if there is none.
+    beside the file, last, if there is none; a note says so if it could not be.
 
     Raises WeightsError if the model is no GPT-2 or a classifier, if there is no tokenizer, or one that llama.cpp would
-    apply otherwise, if a value is too large for float16, or if ``target`` is there already; ImportError naming the
-    extra ``gguf``; OSError with the system's ``errno`` if the file cannot be written.
+    apply otherwise, if a value is too large for float16, or if ``target`` is there already or is called Modelfile;
+    ImportError naming the extra ``gguf``; OSError with the system's ``errno`` if the file cannot be written.
     """
     if kind not in get_args(Kind):
         raise ValueError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
     gguf = import_gguf("writing a GGUF file")
     target = Path(target)
+    place = target.resolve()
+    modelfile = place.with_name("Modelfile")
+    if place.name.lower() == modelfile.name.lower():
+        raise WeightsError(f"{target} has the name of the Modelfile that is written beside it; choose a new name")
     config, tokenizer = exported_config(weights.config), tokenizer or weights.tokenizer
     if config.n_classes is not None:
         raise WeightsError(f"{weights.path} is a classifier, which llama.cpp's GPT-2 cannot be; export it as hf")
@@ -72,15 +76,8 @@ def export_gguf(
     if kind == "q8_0" and "f16" in kinds.values():
         notes.append("matrices whose rows do not fill blocks of 32 are in float16")
     needed = sum(_nbytes(link.shape, kinds[link.theirs]) for link in expected)
-    with ExitStack() as stack:
-        modelfile = target.with_name("Modelfile")
-        if modelfile.exists():
-            notes.append("the Modelfile that lies beside it is left as it was")
-        else:
-            text = _MODELFILE.format(name=target.name, context_length=config.context_length)
-            stack.enter_context(publishing(modelfile, needed=needed)).write_text(text, encoding="utf-8")
-        temporary = stack.enter_context(publishing(target, needed=needed))
-        places = _write_header(gguf, temporary, weights, tokenizer, expected, kinds, kind, target.stem)
+    with publishing(target, needed=needed) as temporary:
+        places = _write_header(gguf, temporary, weights, tokenizer, expected, kinds, kind, place.stem)
         with temporary.open("r+b") as file:
             file.truncate(places.pop(""))
             for link, tensor in in_layout(tensors_to_export(weights, {}), expected):
@@ -92,7 +89,26 @@ def export_gguf(
             tensors_to_export(weights, {}), open_weights(temporary).tensors(),
             lambda name, tensor: _as_read(gguf, name, tensor, _kind(name, tensor.shape, kind)),
         )
+    notes += _write_modelfile(modelfile, _MODELFILE.format(name=place.name, context_length=config.context_length))
     return Export(target, largest, tuple(notes))
+
+
+def _write_modelfile(path: Path, text: str) -> list[str]:
+    """Write the Modelfile unless there is one; a note on what went otherwise, never an error: the weights are there."""
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return ["the Modelfile that lies beside it is left as it was"]
+    except OSError as error:
+        return [f"the Modelfile beside it could not be written: {error.strerror or error}"]
+    try:
+        with file:
+            file.write(text)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        return [f"the Modelfile beside it could not be written: {error.strerror or error}"]
+    return []
 
 
 def _check_tokenizer(tokenizer: TokenizerFile | None, weights: Weights) -> list[str]:
