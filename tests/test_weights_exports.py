@@ -95,6 +95,18 @@ def test_the_slow_pair_of_files_gives_the_same_ids(tmp_path: Path) -> None:
     )
 
 
+def test_transformers_finds_the_added_tokens_that_lay_beside_the_pair(tmp_path: Path) -> None:
+    source = saved(tmp_path / "ours", dataclasses.replace(CONFIG, vocab_size=282))
+    folder = export_huggingface(source, tmp_path / "hf").path
+    (folder / "tokenizer.json").unlink()
+    (folder / "added_tokens.json").write_text('{"<user>": 280, "<pad>": 281}', encoding="utf-8")
+    (folder / "special_tokens_map.json").write_text('{"pad_token": {"content": "<pad>"}}', encoding="utf-8")
+    theirs = AutoTokenizer.from_pretrained(export_huggingface(open_weights(folder), tmp_path / "again").path)
+    ids = theirs("the cat<user>sat<pad>")["input_ids"]
+    assert ids == [*TOKENIZER.encode("the cat"), 280, *TOKENIZER.encode("sat"), 281]
+    assert theirs.decode(ids, skip_special_tokens=True) == "the cat<user>sat"
+
+
 def test_a_tokenizer_without_an_end_of_the_text_gains_no_token(tmp_path: Path) -> None:
     bare = BPETokenizer.train([TEXT], vocab_size=280, special_tokens=())
     folder = export_huggingface(saved(tmp_path / "ours", CONFIG, bare), tmp_path / "hf").path

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gpt_core import GPTModel, load_checkpoint, save_checkpoint
 from gpt_weights import WeightsError, convert, export_huggingface, open_weights
+from gpt_weights.export import publishing
 from gpt_weights.weights import Weights
 
 CLASSIFIER = dataclasses.replace(CONFIG, n_classes=3)
@@ -80,6 +81,7 @@ def test_tensors_of_several_types_are_kept_each_in_its_own(tmp_path: Path) -> No
     assert {name for name, tensor in theirs.items() if tensor.dtype == torch.float32} == {
         "transformer.h.0.attn.c_attn.weight"
     }
+    assert read_json(tmp_path / "hf" / "config.json")["dtype"] == "float32"
 
 
 def test_another_type_is_told_by_the_largest_difference(tmp_path: Path) -> None:
@@ -106,7 +108,7 @@ def test_a_classifiers_bias_moves_into_the_last_norm_without_changing_a_logit(tm
     written = open_weights(export.path)
     assert not written.tensor("out_head.bias").any()
     torch.testing.assert_close(logits(written), logits(source), atol=1e-5, rtol=0)
-    assert 0 < export.largest_difference < 1e-6
+    assert 0 < export.largest_difference < 1e-5
     assert any("norm's shift" in note for note in export.notes)
     assert written.labels == ["ham", "spam", "eggs"]
     with safetensors.safe_open(export.path / "model.safetensors", framework="pt") as file:
@@ -131,6 +133,86 @@ def test_a_bias_that_no_shift_can_stand_for_is_refused(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model", model)
     with pytest.raises(WeightsError, match="rows of its weight depend on one another"):
         export_huggingface(open_weights(tmp_path / "model"), tmp_path / "hf")
+
+
+def classifier_with_rows_apart(folder: Path, distance: float, dtype: torch.dtype = torch.float32) -> Weights:
+    torch.manual_seed(3)
+    model = GPTModel(CLASSIFIER)
+    with torch.no_grad():
+        assert isinstance(model.out_head, nn.Linear)
+        row = torch.randn(32)
+        model.out_head.weight.copy_(row + distance * torch.randn(3, 32))
+        model.out_head.bias.copy_(torch.tensor([0.5, -0.3, 0.1]))
+    save_checkpoint(folder / "model", model.to(dtype))
+    return open_weights(folder / "model")
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
+def test_the_difference_told_of_a_classifier_is_that_of_its_real_logits(distance: float, tmp_path: Path) -> None:
+    source = classifier_with_rows_apart(tmp_path, distance)
+    try:
+        export = export_huggingface(source, tmp_path / "hf")
+    except WeightsError as error:
+        assert "depend on one another" in str(error)  # noqa: PT017 - of small distances, either is right
+        assert distance < 1e-4
+        return
+    ids = torch.randint(260, (8, 16), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        real = float((source.model()(ids) - open_weights(export.path).model()(ids)).abs().max())
+    assert distance > 1e-7
+    assert real / 4 < export.largest_difference < 1e-2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_an_ordinary_classifier_of_any_type_is_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    export_huggingface(classifier_with_rows_apart(tmp_path, 1.0, dtype), tmp_path / "hf")
+    export_huggingface(saved(tmp_path, CLASSIFIER), tmp_path / "other", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+def test_a_type_that_weights_cannot_have_is_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"one of torch.float64, torch.float32, .*, got torch\.(int8|float8)"):
+        export_huggingface(saved(tmp_path), tmp_path / "hf", dtype=dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_the_current_folder_is_refused_and_dots_lead_where_they_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = saved(tmp_path)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(WeightsError, match="empty is not replaced, because it is the current folder"):
+        export_huggingface(source, ".")
+    with pytest.raises(WeightsError, match="not replaced, because it is a folder with files in it"):
+        export_huggingface(source, "..")
+    assert not list((tmp_path / "empty").iterdir())
+    export_huggingface(source, tmp_path / "new" / "inner" / "..")
+    assert (tmp_path / "new" / "README.md").read_text(encoding="utf-8").count("# new") == 1
+
+
+def test_labels_with_half_a_character_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"the label 'b\\ud800' is no text of whole characters"):
+        export_huggingface(saved(tmp_path, CLASSIFIER), tmp_path / "hf", labels=["a", "b\ud800", "c"])
+
+
+def test_folders_that_a_failed_export_made_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with (  # noqa: PT012
+        pytest.raises(RuntimeError, match="any reason"),
+        publishing(tmp_path / "there" / "a" / "b" / "hf", needed=1) as folder,
+    ):
+        folder.mkdir()
+        (folder / "half").write_bytes(b"x")
+        raise RuntimeError("any reason")
+    assert [path.name for path in tmp_path.rglob("*")] == ["there"]
+
+
+def test_a_leftover_that_cannot_be_removed_does_not_hide_the_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the reason"), publishing(tmp_path / "out" / "hf", needed=1):  # noqa: PT012
+        (tmp_path / "out").rmdir()
+        (tmp_path / "out").write_bytes(b"")  # now unlink() of what lies in it is an error: no folder
+        raise RuntimeError("the reason")
 
 
 def test_labels_are_the_given_ones_or_those_of_the_weights_or_numbered(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 
 Written by gpt-weights {version("gpt-weights")} from {weights.path.name}. The weights do not tell what they were trained
 on, how they were evaluated, nor their licence: write that here before you pass them on.
-{f"{chr(10)}{decided}" if decided else ""}""".encode()
+{f"{chr(10)}{decided}" if decided else ""}""".encode(errors="replace")  # a file's name may be no Unicode
 
 
 def _end_id(config: GPTConfig, tokenizer: TokenizerFile | None) -> int | None:
