@@ -70,15 +70,15 @@ def test_a_folder_without_a_tokenizer_has_none(tmp_path: Path) -> None:
         ({"model": {"vocab": {"a": 0, "aa": 1}, "merges": ["a a", "a b"]}}, "merge 2 is 'a b', but 'b' is not in"),
         ({"model": {"vocab": {"a": 0}, "merges": ["a a"]}}, "merge 1 is 'a a', but 'aa' is not in the vocabulary"),
         ({"model": {"vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>"}}, "tokens are marked by '</w>'"),
-        ({"model": {"vocab": {"a": 0}, "merges": []}}, "its pre_tokenizer must be ByteLevel, found none"),
+        ({"model": {"vocab": {"a": 0}, "merges": []}}, "its pre_tokenizer must be ByteLevel, not none"),
         (
             {"model": {"vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "Metaspace"}, "decoder": BYTE_LEVEL},
-            "its pre_tokenizer must be ByteLevel, found Metaspace",
+            "its pre_tokenizer must be ByteLevel, not Metaspace",
         ),
         (
             {"model": {"vocab": {"a": 0}, "merges": []}, "pre_tokenizer": BYTE_LEVEL,
              "decoder": {"type": "Sequence", "decoders": [{"type": "Fuse"}]}},
-            "its decoder must be ByteLevel, found Fuse",
+            "its decoder must be ByteLevel, not Fuse",
         ),
     ],
 )

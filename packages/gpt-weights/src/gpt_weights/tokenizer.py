@@ -209,7 +209,7 @@ def _check(path: Path, document: Mapping[str, Any]) -> None:
     for part, parts in (("pre_tokenizer", "pretokenizers"), ("decoder", "decoders")):
         if "ByteLevel" not in (kinds := _kinds(document.get(part), parts)):
             found = ", ".join(kinds) or "none"
-            raise WeightsError(f"{path} is no byte-level BPE tokenizer: its {part} must be ByteLevel, found {found:.60}")
+            raise WeightsError(f"{path} is no byte-level BPE: its {part} must be ByteLevel, not {found:.60}")
 
 
 def is_unicode(text: str) -> bool:
