@@ -1,6 +1,6 @@
 """Loading GPT-2-shaped weights: time and memory against transformers, and the peak of memory on every route.
 
-    uv run python benchmarks/weights.py [--sizes 124M 355M 774M 1558M] [--repeats 5]
+    uv run python benchmarks/weights.py [--sizes 124M 355M 774M 1558M] [--repeats 3] [--routes]
 
 Random weights in float32, saved by transformers as a Hugging Face directory. Contenders take turns, each load in a
 process of its own that has imported what it needs; the files are in the system's cache. "first" is the first load of a
@@ -34,7 +34,7 @@ CONTENDERS = {
     "checkpoint": "load_checkpoint(our folder)",
 }
 SOURCES = {"Hugging Face, one file": "hf", "Hugging Face, in shards": "shards", ".pth with optimizer": "model.pth",
-           "nanoGPT's ckpt.pt": "ckpt.pt"}
+           ".pth with LoRA in all layers": "lora.pth", "nanoGPT's ckpt.pt": "ckpt.pt", "GGUF, Q8_0": "q8_0.gguf"}
 ROUTES = (*SOURCES, "load_checkpoint", "convert to a checkpoint directory", "export to Hugging Face",
           "export to GGUF, F32", "export to GGUF, F16", "export to GGUF, Q8_0")
 
@@ -92,7 +92,8 @@ def route(name: str, folder: Path) -> dict[str, float]:
     from gpt_core import load_checkpoint
     from gpt_weights import convert, export_gguf, export_huggingface, find_tokenizer, inspect, open_weights
 
-    weights = open_weights(folder / SOURCES.get(name, "hf"))
+    lora_scale = 1.0 if "LoRA" in name else None
+    weights = open_weights(folder / SOURCES.get(name, "hf"), lora_scale=lora_scale)
     n_bytes = 4 * inspect(weights).parameters
     tokenizer = find_tokenizer(folder / "tokenizer")
     out = folder / "out"
@@ -119,7 +120,7 @@ def write(size: str, folder: Path) -> dict[str, float]:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from gpt_core import gpt2_config
-    from gpt_weights import convert, open_weights
+    from gpt_weights import convert, export_gguf, find_tokenizer, open_weights
 
     config = gpt2_config(size)
     torch.manual_seed(0)
@@ -127,9 +128,9 @@ def write(size: str, folder: Path) -> dict[str, float]:
     theirs.save_pretrained(folder / "hf", max_shard_size="20GB")
     convert(open_weights(folder / "hf"), folder / "ours")
     (folder / "tokenizer").mkdir()
-    tokens = {**{f"t{i}": i for i in range(50256)}, "<|endoftext|>": 50256}
+    tokens = {"a": 0, "b": 1, "ab": 2, **{f"t{i}": i for i in range(3, 50256)}, "<|endoftext|>": 50256}
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(tokens), encoding="utf-8")
-    (folder / "tokenizer" / "merges.txt").write_text("t 0\n", encoding="utf-8")
+    (folder / "tokenizer" / "merges.txt").write_text("a b\n", encoding="utf-8")
     if size in ("124M", "355M"):
         theirs.save_pretrained(folder / "shards", max_shard_size="200MB")
         model = open_weights(folder / "hf").model()
@@ -142,7 +143,25 @@ def write(size: str, folder: Path) -> dict[str, float]:
         arguments = {"n_layer": config.n_layers, "n_head": config.n_heads, "n_embd": config.emb_dim, "block_size": 1024,
                      "bias": True, "vocab_size": 50257}
         torch.save({"model": state, "optimizer": optimizer, "model_args": arguments}, folder / "ckpt.pt")
+        torch.save(with_lora(model.state_dict()), folder / "lora.pth")
+        tokenizer = find_tokenizer(folder / "tokenizer")
+        export_gguf(open_weights(folder / "hf"), folder / "q8_0.gguf", tokenizer=tokenizer, kind="q8_0")
     return {}
+
+
+def with_lora(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state dict as it is after appendix E's replace_linear_with_lora, with rank 16."""
+    import torch
+
+    found: dict[str, Any] = {}
+    for name, tensor in state.items():
+        module, _, kind = name.rpartition(".")
+        is_linear = "_emb" not in name and "norm" not in name
+        found[f"{module}.linear.{kind}" if is_linear else name] = tensor
+        if is_linear and kind == "weight":
+            found[f"{module}.lora.A"] = torch.randn(tensor.shape[1], 16)
+            found[f"{module}.lora.B"] = torch.zeros(16, len(tensor))
+    return found
 
 
 def is_conv1d(name: str, tensor: Any) -> bool:
@@ -157,8 +176,8 @@ def in_process(*arguments: str) -> dict[str, float]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(sizes: list[str], repeats: int) -> dict[str, Any]:
-    """Return all figures, contenders in turns."""
+def measure(sizes: list[str], repeats: int, last: dict[str, Any] | None) -> dict[str, Any]:
+    """Return all figures, contenders in turns; of ``last``, an earlier report, the loads are kept as they are."""
     loads: list[dict[str, Any]] = []
     routes: list[dict[str, Any]] = []
     for size in sizes:
@@ -166,10 +185,10 @@ def measure(sizes: list[str], repeats: int) -> dict[str, Any]:
             folder = Path(name)
             in_process("write", size, name)
             found: dict[str, list[dict[str, float]]] = {contender: [] for contender in CONTENDERS}
-            for _ in range(repeats):
+            for _ in range(repeats if last is None else 0):
                 for contender in CONTENDERS:
                     found[contender].append(in_process("load", contender, name))
-            for contender, figures in found.items():
+            for contender, figures in found.items() if last is None else ():
                 medians = {key: statistics.median(one[key] for one in figures) for key in figures[0]}
                 worst = max(one["peak"] for one in figures)
                 loads.append({"size": size, "contender": contender, **medians, "worst_peak": worst})
@@ -179,7 +198,8 @@ def measure(sizes: list[str], repeats: int) -> dict[str, Any]:
                 shutil.rmtree(folder / "out", ignore_errors=True)
                 print(routes[-1], file=sys.stderr, flush=True)
     versions = {name: version(name) for name in ("torch", "transformers", "safetensors")}
-    return {"python": platform.python_version(), **versions, "repeats": repeats, "loads": loads, "routes": routes}
+    made = {"python": platform.python_version(), **versions, "repeats": repeats, "loads": loads, "routes": routes}
+    return made if last is None else {**last, "routes": routes}
 
 
 def as_table(report: dict[str, Any]) -> str:
@@ -230,7 +250,8 @@ def main() -> int:
     """Measure, print the tables and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["124M", "355M", "774M", "1558M"])
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--routes", action="store_true", help="measure the second table, keep the first one")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--do", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -238,7 +259,8 @@ def main() -> int:
         what, name, folder = options.do
         print(json.dumps({"write": write, "load": load, "route": route}[what](name, Path(folder))))
         return 0
-    report = measure(options.sizes, options.repeats)
+    last = json.loads((options.out / "weights.json").read_text(encoding="utf-8")) if options.routes else None
+    report = measure(["124M", "355M"] if options.routes else options.sizes, options.repeats, last)
     (options.out / "weights.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     (options.out / "weights.md").write_text(as_table(report), encoding="utf-8")
     print(as_table(report))

@@ -110,3 +110,14 @@ def test_help_and_a_closed_pipe_are_no_failure(tmp_path: Path) -> None:
         done = subprocess.run([*command, "inspect", str(tmp_path)], stdout=writer, stderr=subprocess.PIPE)
         os.close(writer)
         assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_nothing_in_a_file_reaches_the_terminal_as_a_command_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = GPTModel(GPTConfig(vocab_size=30, context_length=8, emb_dim=8, n_heads=4, n_layers=1))
+    torch.save({**model.state_dict(), "\x1b]0;mine\x07\x9b2J": torch.zeros(1)}, tmp_path / "model.pth")
+    assert main(["inspect", str(tmp_path / "model.pth"), "--n-heads", "4"]) == 3
+    printed = capsys.readouterr().err
+    assert r"\x1b]0;mine\x07\x9b2J" in printed
+    assert printed.rstrip("\n").isprintable()

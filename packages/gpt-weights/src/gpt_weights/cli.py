@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(argv)
     except SystemExit as stop:  # argparse has printed its help or what was wrong
         return stop.code if isinstance(stop.code, int) else USAGE
-    warnings.showwarning = lambda message, *_, **__: print(f"gpt-weights: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: _warn(str(message))
     try:
         result: dict[str, Any] = options.run(options)
-        lines = [json.dumps(result)] if options.json else [f"{key:12} {_shown(value)}" for key, value in result.items()]
-        print("\n".join(lines), flush=True)
+        table = "\n".join(f"{key:12} {_printable(_shown(value))}" for key, value in result.items())
+        print(json.dumps(result) if options.json else table, flush=True)
         return 0
     except KeyboardInterrupt:
         return 130
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
-        print(f"gpt-weights: {_sentence(error)}", file=sys.stderr)
+        print(f"gpt-weights: {_printable(_sentence(error))}", file=sys.stderr)
         return code
 
 
@@ -201,6 +201,15 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     return str(error)
+
+
+def _warn(message: str) -> None:
+    print(f"gpt-weights: warning: {_printable(message)}", file=sys.stderr)
+
+
+def _printable(text: str) -> str:
+    """Return the text with what a terminal would obey written out: names, labels and reasons come from strangers."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _shown(value: object) -> str:

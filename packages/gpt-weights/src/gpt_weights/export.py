@@ -1,6 +1,6 @@
 """What every export does: our tensors in another layout, a place that is there whole or not at all, the reading back.
 
-Values pass through a few at a time: no export has the whole model in memory.
+Values pass through a few at a time: no export takes more memory than the model, most of it for the largest tensor.
 """
 
 from __future__ import annotations
@@ -107,17 +107,6 @@ def compare(
 def row_pieces(tensor: Tensor) -> tuple[Tensor, ...]:
     """Return the tensor in pieces of a million values, or of one row: what is made of one at a time stays small."""
     return tensor.split(max(1, _PIECE // math.prod(tensor.shape[1:])))
-
-
-def converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the tensor in another type; WeightsError if a value is too large for it."""
-    result = tensor.to(dtype)
-    if result is not tensor and not all(math.isfinite(end) for end in torch.aminmax(result)):
-        raise WeightsError(
-            f"{name} has values up to {float(tensor.abs().max()):.3g}, the largest in {dtype} is "
-            f"{torch.finfo(dtype).max:.3g}; choose a wider type"
-        )
-    return result
 
 
 @contextmanager

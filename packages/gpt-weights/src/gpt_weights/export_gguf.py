@@ -20,13 +20,13 @@ from gpt_weights.errors import WeightsError
 from gpt_weights.export import (
     Export,
     compare,
-    converted,
     exported_config,
     in_layout,
     publishing,
     row_pieces,
     tensors_to_export,
 )
+from gpt_weights.files import converted
 from gpt_weights.formats import open_weights
 from gpt_weights.gguf_file import import_gguf
 from gpt_weights.mapping import GGUF, Link, links

@@ -21,14 +21,13 @@ from gpt_weights.errors import WeightsError
 from gpt_weights.export import (
     Export,
     compare,
-    converted,
     exported_config,
     in_layout,
     publishing,
     source_dtypes,
     tensors_to_export,
 )
-from gpt_weights.files import DTYPES
+from gpt_weights.files import DTYPES, converted
 from gpt_weights.formats import open_weights
 from gpt_weights.huggingface_texts import config_json, model_card, tokenizer_files
 from gpt_weights.mapping import HUGGINGFACE, Link, links

@@ -32,7 +32,7 @@ def open_weights(
     vocab_size: int | None = None,
     lora_scale: float | None = None,
 ) -> Weights:
-    """Return the weights at ``path``, recognised and checked by names, shapes and types; values are not read yet.
+    """Return the weights at ``path``, recognised and checked by names, shapes and types.
 
     Known are our checkpoint directory (or a run folder of them), a Hugging Face directory, OpenAI's TensorFlow
     checkpoint (values with the extra ``tensorflow``), a safetensors file, what ``torch.save`` wrote of the book's
