@@ -182,7 +182,7 @@ def _exit_code(error: Exception) -> int | None:
     """Return the exit code of an error that a person can do something about, None for a fault of our own."""
     if isinstance(error, _UsageError):
         return USAGE
-    if isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         return RESOURCE
     if isinstance(error, ConnectionError):
         return NETWORK
@@ -195,8 +195,14 @@ def _exit_code(error: Exception) -> int | None:
     return FAILURE if names & {"CheckpointError", "ImportError"} else None
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python's or torch's memory is at its end; torch's is a RuntimeError with words of Linux or Windows."""
+    words = ("allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError) or any(part in str(error) for part in words)
+
+
 def _sentence(error: Exception) -> str:
-    if isinstance(error, MemoryError):
+    if _is_out_of_memory(error):
         return "not enough memory for the model; convert --dtype bfloat16 halves what float32 takes"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
