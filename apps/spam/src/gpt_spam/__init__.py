@@ -1,0 +1,1 @@
+"""Train, judge and serve a text classifier on your own machine."""

@@ -1,0 +1,1 @@
+"""Judge a model honestly: each number with its count and its interval."""
