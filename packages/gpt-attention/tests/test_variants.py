@@ -149,3 +149,18 @@ def test_grouped_keys_and_values_are_narrower_and_the_default_is_the_books() -> 
 def test_variants_that_make_no_sense_are_refused(variant: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make(**variant)
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("variant", [{"num_heads": 4}, *VARIANTS.values()], ids=["plain", *VARIANTS])
+def test_wanted_rows_are_those_of_the_whole_pass(variant: dict[str, Any], explicit: bool) -> None:
+    attention = make(7, explicit=explicit, **variant)
+    x = torch.randn(5, 17, WIDTH, dtype=torch.float64)
+    rows = torch.tensor([0, 16, 3, 8, 12])
+    torch.testing.assert_close(attention(x, rows=rows), attention(x)[torch.arange(5), rows].unsqueeze(1))
+
+
+def test_rows_and_a_cache_are_refused_together() -> None:
+    attention = make(num_heads=2)
+    with pytest.raises(ValueError, match="leave out the cache"):
+        attention(torch.zeros(1, 3, WIDTH, dtype=torch.float64), cache=KVCache(1), rows=torch.tensor([1]))

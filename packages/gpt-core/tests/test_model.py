@@ -218,3 +218,36 @@ def test_gpt2_initialisation_depends_on_the_seed_alone(model_class: type[GPTMode
         if value.ndim < 2:
             is_scale = name.endswith(("scale", "norm1.weight", "norm2.weight", "final_norm.weight"))
             assert (value == float(is_scale)).all(), name
+
+
+@pytest.mark.parametrize("later", [{}, *LATER.values()], ids=["gpt2", *LATER])
+@pytest.mark.parametrize("form", ["fused", "explicit"])
+def test_features_of_wanted_rows_and_their_gradients_are_those_of_the_whole_pass(
+    later: dict[str, Any], form: str
+) -> None:
+    model = GPTModel(dataclasses.replace(TINY, **later), explicit=form == "explicit").double()
+    check_rows(model)
+
+
+def test_the_fast_variant_gives_wanted_rows_too() -> None:
+    check_rows(GPTModelFast(TINY).double())
+
+
+def check_rows(model: GPTModel) -> None:
+    ids, rows = torch.randint(0, 61, (4, 11)), torch.tensor([10, 0, 5, 7])
+    weights = torch.randn(4, 16, dtype=torch.float64)
+    whole = model.features(ids)[torch.arange(4), rows]
+    expected = torch.autograd.grad((whole * weights).sum(), list(model.trf_blocks.parameters()))
+    wanted = model.features(ids, rows=rows)
+    found = torch.autograd.grad((wanted * weights).sum(), list(model.trf_blocks.parameters()))
+    torch.testing.assert_close(wanted, whole)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("n_first", [0, 1, 3])
+def test_blocks_run_in_two_parts_are_the_whole_pass(n_first: int) -> None:
+    model, ids, rows = GPTModel(TINY).double(), torch.randint(0, 61, (3, 9)), torch.tensor([8, 2, 0])
+    trunk = model.run_blocks(model.embed(ids), last=n_first)
+    torch.testing.assert_close(model.final_norm(model.run_blocks(trunk, first=n_first)), model.features(ids))
+    rest = model.run_blocks(trunk, first=n_first, rows=rows)
+    torch.testing.assert_close(model.final_norm(rest), model.features(ids, rows=rows))

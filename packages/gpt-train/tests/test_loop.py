@@ -241,3 +241,18 @@ def test_a_batch_the_model_cannot_take_raises_the_models_own_error():
 
     with pytest.raises(IndexError):
         run(tiny(), [(x + V, y)], config(1))
+
+
+def test_another_loss_is_trained_and_evaluated():
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+    points = torch.randn(32, 2)
+    batch = (points, (points @ torch.tensor([1.0, -2.0]) + 0.5))
+
+    def squared_error(model, inputs, targets, *, reduction):
+        return torch.nn.functional.mse_loss(model(inputs).squeeze(1), targets, reduction=reduction)
+
+    config = TrainConfig(max_steps=300, lr=0.05, weight_decay=0.0, precision="float32")
+    *_, last = train(model, [batch] * 300, config=config, val_batches=[batch], loss=squared_error)
+    assert last.val_loss < 1e-4
+    torch.testing.assert_close(model.weight[0], torch.tensor([1.0, -2.0]), atol=0.02, rtol=0)

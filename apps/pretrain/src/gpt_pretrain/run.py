@@ -21,14 +21,13 @@ from gpt_pretrain.data import TrainingData, find_source, open_data
 from gpt_pretrain.device import resolve_device
 from gpt_pretrain.errors import USAGE, PretrainError
 from gpt_pretrain.lock import locked
-from gpt_pretrain.memory import keep_freed_memory
 from gpt_pretrain.progress import Progress, say
 from gpt_pretrain.run_folder import DATA, METRICS, Found, checkpoint_folder, look_into, versions, write_record
 from gpt_pretrain.sample import sample_text
 from gpt_pretrain.signals import Interrupted, StopSignals
 from gpt_pretrain.summary import finish
 from gpt_pretrain.validation import Validation
-from gpt_train import MetricsLog, TrainState, train
+from gpt_train import MetricsLog, TrainState, keep_freed_memory, train
 
 SAMPLE_TEMPERATURE = 0.8
 """Of the samples shown: below 1, because a small model's tail of unlikely tokens is mostly noise."""

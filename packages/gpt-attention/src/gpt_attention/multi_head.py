@@ -73,12 +73,17 @@ class MultiHeadAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.register_load_state_dict_pre_hook(drop_mask)
 
-    def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+    def forward(
+        self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0, rows: Tensor | None = None
+    ) -> Tensor:
         """Return one context vector a token.
 
-        With a ``cache`` the tokens of ``x`` follow those it holds for ``layer``, and are added to it. RuntimeError if
-        cached and new tokens exceed ``context_length``.
+        With a ``cache`` the tokens of ``x`` follow those it holds for ``layer``, and are added to it. ``rows`` (B,)
+        names the one token of each sequence whose vector is wanted, (B, 1, D): the others get keys and values only.
+        RuntimeError if cached and new tokens exceed ``context_length``; ValueError for ``rows`` with a ``cache``.
         """
+        if rows is not None:
+            return self._forward_rows(x, rows, cache=cache)
         B, T, _ = x.shape
         start = 0 if cache is None else cache.length_of(layer)
         check_length(start + T, self.context_length)
@@ -95,6 +100,33 @@ class MultiHeadAttention(nn.Module):
             queries, keys, values, window=self.window, dropout_p=dropout_p, explicit=self.explicit
         )                                                               # (B, H, T, K)
         return self.out_proj(context.transpose(1, 2).reshape(B, T, self.d_out))
+
+    def _forward_rows(self, x: Tensor, rows: Tensor, *, cache: KVCache | None) -> Tensor:
+        if cache is not None:
+            raise ValueError("rows are for whole sequences: leave out the cache, or take the rows of its result")
+        B, T, _ = x.shape
+        check_length(T, self.context_length)
+        wanted = x[torch.arange(B, device=x.device), rows].unsqueeze(1)                         # (B, 1, D_in)
+        queries, keys, values = (
+            layer(y).view(B, -1, heads, self.head_dim).transpose(1, 2)
+            for layer, y, heads in (
+                (self.W_query, wanted, self.num_heads),
+                (self.W_key, x, self.num_kv_heads),
+                (self.W_value, x, self.num_kv_heads),
+            )
+        )                                                               # (B, H, 1, K), then (B, G, T, K) twice
+        positions = torch.arange(T, device=x.device)
+        if self.rope_base is not None:
+            keys = rotate(keys, *rotary_angles(positions, head_dim=self.head_dim, base=self.rope_base))
+            angles = rotary_angles(rows, head_dim=self.head_dim, base=self.rope_base)           # (B, K)
+            queries = rotate(queries.transpose(0, 2), *angles).transpose(0, 2)
+        distance = rows.unsqueeze(1) - positions                                                # (B, T)
+        visible = distance >= 0 if self.window is None else (distance >= 0) & (distance < self.window)
+        context = attend(
+            queries, keys, values, causal=False, mask=visible[:, None, None], explicit=self.explicit,
+            dropout_p=self.dropout.p if self.training else 0.0,
+        )                                                                                       # (B, H, 1, K)
+        return self.out_proj(context.transpose(1, 2).reshape(B, 1, self.d_out))
 
     def _project(self, x: Tensor) -> tuple[Tensor, ...]:
         layers = (self.W_query, self.W_key, self.W_value)

@@ -119,9 +119,23 @@ class TransformerBlock(nn.Module):
         self.norm2: nn.Module = make_norm(config, explicit=explicit)
         self.drop_resid = nn.Dropout(config.drop_rate)
 
-    def forward(self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        """Return (B, T, D); with a ``cache`` the tokens of ``x`` follow those it holds for ``layer``."""
-        x = x + self.drop_resid(self.att(self.norm1(x), cache=cache, layer=layer))
+    def forward(
+        self, x: Tensor, *, cache: KVCache | None = None, layer: int = 0, rows: Tensor | None = None
+    ) -> Tensor:
+        """Return (B, T, D); with a ``cache`` the tokens of ``x`` follow those it holds for ``layer``.
+
+        ``rows`` (B,) names the one token of each sequence whose vector is wanted, (B, 1, D): the others take part in
+        its attention, and nothing more is computed for them.
+        """
+        if rows is None:
+            x = x + self.drop_resid(self.att(self.norm1(x), cache=cache, layer=layer))
+        else:
+            at = torch.arange(len(rows), device=x.device)
+            if isinstance(self.att, MultiHeadAttention):
+                context = self.att(self.norm1(x), cache=cache, rows=rows)                  # (B, 1, D)
+            else:  # one that does not know rows
+                context = self.att(self.norm1(x), cache=cache, layer=layer)[at, rows].unsqueeze(1)
+            x = x[at, rows].unsqueeze(1) + self.drop_resid(context)
         return x + self.drop_resid(self.ff(self.norm2(x)))
 
 

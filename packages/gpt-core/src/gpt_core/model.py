@@ -64,8 +64,19 @@ class GPTModel(nn.Module):
             cache = self._cache = self._cache or self.new_cache()
         return self.out_head(self.features(in_idx, cache=cache))
 
-    def features(self, in_idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """Return the vectors (B, T, D) that the head turns into logits; arguments and errors as in ``forward``."""
+    def features(self, in_idx: Tensor, *, cache: KVCache | None = None, rows: Tensor | None = None) -> Tensor:
+        """Return the vectors (B, T, D) that the head turns into logits; arguments and errors as in ``forward``.
+
+        ``rows`` (B,) names the one token of each sequence whose vector is wanted, (B, D): the last block then computes
+        no more than that. A classifier's is the last token before the padding.
+        """
+        x = self.embed(in_idx, cache=cache)                                      # (B, T, D)
+        if cache is not None:
+            cache.truncate(cache.length)  # a pass that stopped half-way has left its tokens in the first layers
+        return self.final_norm(self.run_blocks(x, cache=cache, rows=rows))
+
+    def embed(self, in_idx: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """Return the vectors (B, T, D) that enter the first block; arguments and errors as in ``forward``."""
         if in_idx.ndim != 2:
             raise ValueError(f"token ids must have shape (batch, tokens), got {tuple(in_idx.shape)}")
         start = 0 if cache is None else cache.length
@@ -78,12 +89,28 @@ class GPTModel(nn.Module):
         x = self._embed(in_idx)                                                 # (B, T, D)
         if self.config.positions == "learned":
             x = x + self.pos_emb(torch.arange(start, end, device=in_idx.device))
-        x = self.drop_emb(x)
-        if cache is not None:
-            cache.truncate(start)  # a pass that stopped half-way has left its tokens in the first layers
-        for layer, block in enumerate(self.trf_blocks):
+        return self.drop_emb(x)
+
+    def run_blocks(
+        self,
+        x: Tensor,
+        *,
+        first: int = 0,
+        last: int | None = None,
+        cache: KVCache | None = None,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Return what the blocks ``first`` up to, but not including, ``last`` (None: all) make of ``x`` (B, T, D).
+
+        ``cache`` as in ``forward``, ``rows`` as in ``features``. A trunk that is not trained can so be computed once
+        and gone on from.
+        """
+        blocks = self.trf_blocks[first:last]
+        for layer, block in enumerate(blocks, start=first):
+            if rows is not None and layer == first + len(blocks) - 1:
+                return block(x, cache=cache, layer=layer, rows=rows).squeeze(1)
             x = block(x, cache=cache, layer=layer)
-        return self.final_norm(x)
+        return x if rows is None else x[torch.arange(len(x), device=x.device), rows]
 
     def _embed(self, in_idx: Tensor) -> Tensor:
         try:

@@ -18,7 +18,7 @@ from gpt_train.errors import DataError
 from gpt_train.loss import IGNORED, sequence_loss
 from gpt_train.schedule import learning_rate_at
 from gpt_train.state import TrainState, random_states, restore_random_states
-from gpt_train.step import Batch, Stepper, arithmetic
+from gpt_train.step import Batch, Loss, Stepper, arithmetic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,7 @@ def train(
     config: TrainConfig,
     state: TrainState | None = None,
     val_batches: Iterable[Batch] | None = None,
+    loss: Loss = sequence_loss,
 ) -> Iterator[StepReport]:
     """Train ``model`` in place on its own device and yield a report after each optimizer step.
 
@@ -69,6 +70,8 @@ def train(
     ``config.eval_every`` steps and after the last one, as far as it is known: ``max_steps``, or the end of
     ``batches`` with a length. Evaluation draws no random number that training would miss.
 
+    ``loss`` is what is trained and evaluated: by default the next token's.
+
     Raises FloatingPointError, with the weights unchanged, if the loss or the gradient is not finite;
     DataError if a step has no counted target or ``val_batches`` are empty or can be read only once.
     """
@@ -76,7 +79,7 @@ def train(
     if isinstance(val_batches, Iterator):
         raise DataError("val_batches can be read only once; pass a list, a loader or dataset.windows(...)")
     state = state or TrainState(model, config)
-    take_step = Stepper(model, state.optimizer, precision=config.precision, compile=config.compile)
+    take_step = Stepper(model, state.optimizer, precision=config.precision, compile=config.compile, loss=loss)
     last_step = config.max_steps
     if isinstance(batches, Sized):
         last_step = min(last_step, state.step + math.ceil(len(batches) / config.accumulate))
@@ -90,7 +93,7 @@ def train(
         lr = learning_rate_at(state.step, config)
         for parameters in state.optimizer.param_groups:
             parameters["lr"] = lr
-        loss, grad_norm = take_step(
+        mean_loss, grad_norm = take_step(
             group,
             step=state.step + 1,
             first_batch=state.step * config.accumulate,
@@ -103,12 +106,12 @@ def train(
         is_due = state.step == last_step or (config.eval_every > 0 and state.step % config.eval_every == 0)
         val_loss = None
         if val_batches is not None and is_due:
-            val_loss = _evaluate(model, val_batches, config.precision)
+            val_loss = _evaluate(model, val_batches, config.precision, loss)
         yield StepReport(
             step=state.step,
             tokens_seen=state.tokens_seen,
             tokens=tokens,
-            loss=loss,
+            loss=mean_loss,
             lr=lr,
             grad_norm=grad_norm,
             seconds=seconds,
@@ -117,7 +120,7 @@ def train(
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, batches: Iterable[Batch], precision: str) -> float:
+def _evaluate(model: nn.Module, batches: Iterable[Batch], precision: str, loss: Loss) -> float:
     """Return the mean loss over all counted targets; leave mode and random states as they were."""
     device = next(model.parameters()).device
     was_training, states = model.training, random_states(device)
@@ -127,7 +130,7 @@ def _evaluate(model: nn.Module, batches: Iterable[Batch], precision: str) -> flo
         for inputs, targets in batches:
             n_targets += int((targets != IGNORED).sum())
             with arithmetic(precision, device):
-                total += sequence_loss(model, inputs.to(device), targets.to(device), reduction="sum").item()
+                total += loss(model, inputs.to(device), targets.to(device), reduction="sum").item()
     finally:
         model.train(was_training)
         restore_random_states(states, device)

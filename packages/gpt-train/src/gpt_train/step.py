@@ -2,9 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,16 @@ from gpt_train.loss import IGNORED, sequence_loss
 Batch = tuple[Tensor, Tensor]
 
 
+class Loss(Protocol):
+    """What is trained: a function of a model and one batch, such as ``sequence_loss``."""
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, /, *, reduction: Literal["mean", "sum"]
+    ) -> Tensor:
+        """Return a 0-d tensor: "sum" over the counted targets (not -100), "mean" divided by their number."""
+        ...
+
+
 class Stepper:
     """Takes optimizer steps on ``model``, on the model's own device.
 
@@ -24,12 +34,19 @@ class Stepper:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: Optimizer, *, precision: str = "float32", compile: bool = False
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        precision: str = "float32",
+        compile: bool = False,
+        loss: Loss = sequence_loss,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self.device = next(model.parameters()).device
         self.precision = precision
-        self._loss: Callable[..., Tensor] = torch.compile(sequence_loss) if compile else sequence_loss
+        self._plain = loss
+        self._loss: Loss = torch.compile(loss) if compile else loss
 
     def __call__(
         self, batches: Sequence[Batch], *, step: int, first_batch: int, grad_clip: float = 0.0
@@ -47,12 +64,12 @@ class Stepper:
         try:
             losses = self._backward(batches, n_targets)
         except Exception as error:
-            if self._loss is sequence_loss:
+            if self._loss is self._plain:
                 raise
             reason = str(error).strip().partition("\n")[0]
             reason = f"{type(error).__name__}: {reason}"
             warnings.warn(f"torch.compile failed, going on without it: {reason}", stacklevel=3)
-            self._loss = sequence_loss
+            self._loss = self._plain
             losses = self._backward(batches, n_targets)
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, grad_clip or math.inf)

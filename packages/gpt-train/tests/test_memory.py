@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gpt_pretrain.memory import keep_freed_memory
+from gpt_train.memory import keep_freed_memory
 
 
 def test_only_glibc_can_be_told_and_it_agrees():
@@ -16,7 +16,7 @@ def test_freed_memory_stays_in_the_process():
         pytest.skip("only glibc can be told")
     code = """
 import ctypes, resource
-from gpt_pretrain.memory import keep_freed_memory
+from gpt_train.memory import keep_freed_memory
 keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
