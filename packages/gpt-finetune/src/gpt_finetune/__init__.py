@@ -1,1 +1,59 @@
 """Finetune a GPT: classifiers that do not depend on padding, LoRA, labelled texts without leaks."""
+
+from gpt_finetune.classifier import Classifier, Prediction, class_logits, load_classifier, with_class_head
+from gpt_finetune.classify import (
+    calc_accuracy_loader,
+    calc_loss_batch,
+    calc_loss_loader,
+    classify_review,
+    evaluate_model,
+    plot_values,
+    train_classifier_simple,
+)
+from gpt_finetune.labelled import LabelledTexts, Template, Texts, read_labelled, read_texts, require_classes
+from gpt_finetune.lora import (
+    LinearWithLoRA,
+    LoRAConfig,
+    LoRALayer,
+    add_lora,
+    lora_parameters,
+    remove_lora,
+    replace_linear_with_lora,
+)
+from gpt_finetune.merge import merge_lora
+from gpt_finetune.trained_part import train_only_last_blocks
+from gpt_finetune.training import ClassifierConfig, ClassifierReport, Scores, train_classifier
+
+__all__ = [
+    "Classifier",
+    "ClassifierConfig",
+    "ClassifierReport",
+    "LabelledTexts",
+    "LinearWithLoRA",
+    "LoRAConfig",
+    "LoRALayer",
+    "Prediction",
+    "Scores",
+    "Template",
+    "Texts",
+    "add_lora",
+    "calc_accuracy_loader",
+    "calc_loss_batch",
+    "calc_loss_loader",
+    "class_logits",
+    "classify_review",
+    "evaluate_model",
+    "load_classifier",
+    "lora_parameters",
+    "merge_lora",
+    "plot_values",
+    "read_labelled",
+    "read_texts",
+    "remove_lora",
+    "replace_linear_with_lora",
+    "require_classes",
+    "train_classifier",
+    "train_classifier_simple",
+    "train_only_last_blocks",
+    "with_class_head",
+]

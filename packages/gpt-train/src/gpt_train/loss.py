@@ -4,7 +4,7 @@ Shapes: B batch, T tokens, V vocabulary. Targets are the inputs shifted by one; 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Literal, TypeGuard
 
@@ -66,15 +66,18 @@ def calc_loss_loader(
     model: nn.Module,
     device: torch.device | str,
     num_batches: int | None = None,
+    *,
+    batch_loss: Callable[[Tensor, Tensor, nn.Module, torch.device | str], Tensor] = calc_loss_batch,
 ) -> float:
     """Return the mean of the mean losses of the first ``num_batches`` batches; None: of all of them.
 
-    Every batch weighs the same, a short last one too. An empty loader gives nan. The caller chooses train
-    or eval mode, and ``torch.no_grad``. Raises ValueError if ``num_batches`` is below 1.
+    Every batch weighs the same, a short last one too. An empty loader gives nan. ``batch_loss`` is another loss than
+    the next token's. The caller chooses train or eval mode, and ``torch.no_grad``. Raises ValueError if
+    ``num_batches`` is below 1.
     """
     if num_batches is not None and num_batches < 1:
         raise ValueError(f"num_batches must be at least 1 or None for all, got {num_batches}")
-    losses = [calc_loss_batch(x, y, model, device).item() for x, y in islice(data_loader, num_batches)]
+    losses = [batch_loss(x, y, model, device).item() for x, y in islice(data_loader, num_batches)]
     return sum(losses) / len(losses) if losses else math.nan
 
 
@@ -84,14 +87,19 @@ def evaluate_model(
     val_loader: Iterable[tuple[Tensor, Tensor]],
     device: torch.device | str,
     eval_iter: int | None,
+    *,
+    batch_loss: Callable[[Tensor, Tensor, nn.Module, torch.device | str], Tensor] = calc_loss_batch,
 ) -> tuple[float, float]:
     """Return the mean training and validation loss over ``eval_iter`` batches each, without dropout.
 
-    The model is in train mode afterwards, whatever it was before: the book's training loops rely on it.
+    ``batch_loss`` as in ``calc_loss_loader``. The model is in train mode afterwards, whatever it was before: the book's
+    training loops rely on it.
     """
     model.eval()
     with torch.no_grad():
-        train_loss = calc_loss_loader(train_loader, model, device, num_batches=eval_iter)
-        val_loss = calc_loss_loader(val_loader, model, device, num_batches=eval_iter)
+        train_loss, val_loss = (
+            calc_loss_loader(loader, model, device, num_batches=eval_iter, batch_loss=batch_loss)
+            for loader in (train_loader, val_loader)
+        )
     model.train()
     return train_loss, val_loss

@@ -14,25 +14,28 @@ def plot_losses(
     train_losses: Sequence[float],
     val_losses: Sequence[float],
     path: Path | str | None = None,
+    *,
+    label: str = "loss",
+    seen: str = "tokens",
 ) -> "Figure":
     """Return a figure of the two losses over epochs, the tokens seen at the top (chapter 5).
 
-    A file is written only if ``path`` is given; its suffix chooses the format. Raises ImportError without
-    matplotlib.
+    ``label`` and ``seen`` say what else the values and the upper axis are. A file is written only if ``path`` is
+    given; its suffix chooses the format. Raises ImportError without matplotlib.
     """
     figure = _new_figure(width=5, height=3)
     from matplotlib.ticker import MaxNLocator  # after _new_figure, which says what to install
 
     axes = figure.subplots()
-    axes.plot(epochs_seen, train_losses, label="Training loss")
-    axes.plot(epochs_seen, val_losses, linestyle="-.", label="Validation loss")
+    axes.plot(epochs_seen, train_losses, label=f"Training {label}")
+    axes.plot(epochs_seen, val_losses, linestyle="-.", label=f"Validation {label}")
     axes.set_xlabel("Epochs")
-    axes.set_ylabel("Loss")
-    axes.legend(loc="upper right")
+    axes.set_ylabel(label.capitalize())
+    axes.legend(loc="best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tokens = axes.twiny()
     tokens.plot(tokens_seen, train_losses, alpha=0)  # invisible: it only scales the second axis
-    tokens.set_xlabel("Tokens seen")
+    tokens.set_xlabel(f"{seen.capitalize()} seen")
     return _saved(figure, path)
 
 

@@ -1,0 +1,66 @@
+"""Batches of texts with their classes, texts of like length together, so that little padding is computed.
+
+Shapes: B texts, T tokens of the longest. Inputs (B, T) are ids padded on the right; targets (B, T) hold a text's class
+at its last token and -100 everywhere else: the batch that every loss of these packages takes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from gpt_finetune.classifier import padded
+
+IGNORED = -100
+_SPREAD = 0.2  # how far a length may be off in the order: batches of equal lengths only would be the same each epoch
+
+
+class ClassBatches:
+    """The batches of each epoch, a pure function of (seed, epoch).
+
+    ``sequences`` are the token ids of the texts, ``classes`` their classes' numbers. Each text comes once in an epoch;
+    the last batch may be short.
+    """
+
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], classes: Sequence[int], *, batch_size: int, seed: int
+    ) -> None:
+        assert len(sequences) == len(classes)
+        self.sequences, self.classes, self.batch_size, self.seed = sequences, classes, batch_size, seed
+
+    @property
+    def n_steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.sequences) // self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of one epoch (0-based)."""
+        draw = random.Random(f"{self.seed}/{number}")
+        keys = [len(ids) * (1 + _SPREAD * draw.random()) for ids in self.sequences]
+        order = sorted(range(len(keys)), key=keys.__getitem__)
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        draw.shuffle(batches)
+        for numbers in batches:
+            yield class_batch([self.sequences[i] for i in numbers], [self.classes[i] for i in numbers])
+
+    def epochs(self, n_epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of ``n_epochs`` epochs, one after the other."""
+        for number in range(n_epochs):
+            yield from self.epoch(number)
+
+
+def class_batch(sequences: Sequence[Sequence[int]], classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return one batch: inputs (B, T) and targets (B, T) as at this module's head."""
+    inputs, lengths = padded(sequences)
+    targets = torch.full_like(inputs, IGNORED)
+    targets[torch.arange(len(lengths)), lengths - 1] = torch.tensor(classes)
+    return inputs, targets
+
+
+def last_tokens(targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the position (B,) of each text's last token, and the class (B,) that ``targets`` (B, T) hold there."""
+    rows = (targets != IGNORED).to(torch.int8).argmax(dim=1)
+    return rows, targets.gather(1, rows.unsqueeze(1)).squeeze(1)

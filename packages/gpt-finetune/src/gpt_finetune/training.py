@@ -1,0 +1,261 @@
+"""Training a classifier: a generator of one report a step; at each epoch's end the held-out texts are judged.
+
+    for report in train_classifier(classifier, train_texts, validation=validation_texts, config=config):
+        ...
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+from gpt_finetune.class_batches import ClassBatches, last_tokens
+from gpt_finetune.classifier import Classifier, batches_by_length, padded
+from gpt_finetune.kept_weights import KeptWeights
+from gpt_finetune.labelled import LabelledTexts
+from gpt_finetune.trained_part import TrainedPart
+from gpt_train import DataError, TrainConfig, train
+
+_REUSE_BYTES = 4 << 30  # of the table of a frozen trunk: 124M keeps 1.4 million tokens in it
+_JUDGED_AT_ONCE = 32  # texts in a batch without gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """How a classifier is trained; what of it, its parameters' ``requires_grad`` says. Checked once, here."""
+
+    epochs: int = 5
+    """Passes over the training texts."""
+    batch_size: int = 8
+    """Texts in a batch, all of about the same length."""
+    lr: float = 5e-5
+    """Peak learning rate: after a warm-up over a twentieth of the steps it falls as half a cosine to a hundredth."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled decay of the matrices."""
+    class_weights: Literal["balanced", "none"] = "balanced"
+    """balanced: each class weighs the same in sum, however rare it is (texts / (classes * texts of it))."""
+    lm_weight: float = 0.0
+    """Weight of the next-token loss on the same texts, beside the class's (Radford et al. 2018, section 3.2)."""
+    average: float = 0.0
+    """Decay a step of the moving average of the weights, which is judged and kept; 0: no average."""
+    patience: int = 0
+    """Stop after so many epochs without a lower validation loss; 0: go through all epochs."""
+    keep_best: bool = True
+    """Keep the weights of the epoch with the lowest validation loss, not the last ones; needs validation texts."""
+    reuse_trunk: bool = True
+    """Compute what is frozen once and reuse it in every epoch, where it fits into 4 GiB."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the products while training, as in gpt_train's TrainConfig."""
+    seed: int = 123
+    """Seed of the order of the texts and of dropout."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("lm_weight", math.inf), ("average", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+                rule = "a finite number of at least 0" if below == math.inf else "at least 0 and below 1"
+                raise ValueError(f"{name} must be {rule}, got {value!r}")
+        if self.class_weights not in ("balanced", "none"):
+            raise ValueError(f"class_weights must be balanced or none, got {self.class_weights!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well texts were classified."""
+
+    loss: float
+    """Mean negative log-probability of the right class, in nats; each text weighs the same."""
+    accuracy: float
+    """Share of right answers, 0 to 1."""
+    balanced_accuracy: float
+    """Mean over the classes of the share of their texts that was found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierReport:
+    """One optimizer step."""
+
+    step: int
+    """Steps done, this one included."""
+    n_steps: int
+    """Steps of the whole run, if it is not stopped early."""
+    epoch: int
+    """Epoch this step belongs to, from 1."""
+    loss: float
+    """Mean training loss of the step's texts, weighted as configured, before the update."""
+    lr: float
+    """Learning rate of the step."""
+    seconds: float
+    """Duration of the step."""
+    validation: Scores | None = None
+    """Scores of the validation texts, at the end of an epoch."""
+    training: Scores | None = None
+    """Scores of as many training texts, at the end of an epoch."""
+    is_best: bool = False
+    """Whether the validation loss is the lowest so far: what is kept with ``keep_best``."""
+
+
+def train_classifier(
+    classifier: Classifier,
+    texts: LabelledTexts,
+    *,
+    validation: LabelledTexts | None = None,
+    config: ClassifierConfig | None = None,
+) -> Iterator[ClassifierReport]:
+    """Train the classifier's model in place, and yield a report after each step.
+
+    Trained is what requires a gradient. While a report with scores is handed out, the model holds the weights that were
+    judged and may be saved; after the last report, or when the caller stops before, it holds those to be kept.
+
+    Raises DataError if a label is none of the classifier's or a text is empty; ValueError if nothing requires a
+    gradient; FloatingPointError, with the weights unchanged, if a loss is not finite.
+    """
+    config = config or ClassifierConfig()
+    torch.manual_seed(config.seed)
+    part = TrainedPart(classifier.model)
+    sequences, classes = encode_labelled(classifier, texts)
+    held_out, held_out_classes = encode_labelled(classifier, validation) if validation else ([], [])
+    if config.reuse_trunk and _can_be_reused(part, [*sequences, *held_out]) and not config.lm_weight:
+        rows = part.reuse([*sequences, *held_out])
+        sequences, held_out = rows[: len(sequences)], rows[len(sequences) :]
+    batches = ClassBatches(sequences, classes, batch_size=config.batch_size, seed=config.seed)
+    n_steps = batches.n_steps * config.epochs
+    settings = TrainConfig(
+        max_steps=n_steps, lr=config.lr, min_lr=config.lr / 100, warmup_steps=n_steps // 20,
+        weight_decay=config.weight_decay, precision=config.precision,
+    )
+    loss = ClassLoss(_class_weights(classes, len(classifier.labels), config), lm_weight=config.lm_weight)
+    kept = KeptWeights(part, average=config.average)
+    lowest, n_since = math.inf, 0
+    try:
+        for step in train(part, batches.epochs(config.epochs), config=settings, loss=loss):
+            kept.follow()
+            report = ClassifierReport(
+                step=step.step, n_steps=n_steps, epoch=-(-step.step // batches.n_steps), loss=step.loss, lr=step.lr,
+                seconds=step.seconds,
+            )
+            if step.step % batches.n_steps or not held_out:
+                yield report
+                continue
+            with kept.averaged():
+                every = -(-len(sequences) // len(held_out))  # as many training texts as held-out ones
+                scores = _judge(part, held_out, held_out_classes)
+                is_best = scores.loss < lowest
+                lowest, n_since = min(lowest, scores.loss), 0 if is_best else n_since + 1
+                if is_best and config.keep_best:
+                    kept.keep()
+                training = _judge(part, sequences[::every], classes[::every])
+                yield dataclasses.replace(report, validation=scores, training=training, is_best=is_best)
+            if config.patience and n_since >= config.patience:
+                return
+    finally:
+        kept.restore()
+        classifier.model.eval()
+
+
+class ClassLoss:
+    """Cross-entropy of the class at each text's last token, weighted; beside it, if asked for, the next token's.
+
+    ``weights`` (C,) of the classes, or None. It is a ``gpt_train.Loss`` of a ``TrainedPart``: "sum" over the texts. The
+    next token is told by the token embedding's own matrix, so no second head is needed.
+    """
+
+    def __init__(self, weights: Tensor | None, *, lm_weight: float = 0.0) -> None:
+        self.weights, self.lm_weight = weights, lm_weight
+
+    def __call__(
+        self, model: nn.Module, inputs: Tensor, targets: Tensor, *, reduction: Literal["mean", "sum"]
+    ) -> Tensor:
+        """Return the loss as a 0-d tensor."""
+        assert isinstance(model, TrainedPart)
+        rows, classes = last_tokens(targets)
+        if not self.lm_weight:
+            vectors = model(inputs, rows)                                           # (B, D)
+        else:
+            every = model(inputs)                                                   # (B, T, D)
+            vectors = every[torch.arange(len(rows), device=rows.device), rows]
+        # float32: a bfloat16 softmax keeps only 8 bits of each probability.
+        losses = cross_entropy(model.model.out_head(vectors).float(), classes, reduction="none")       # (B,)
+        if self.weights is not None:
+            losses = losses * self.weights.to(losses.device)[classes]
+        total = losses.sum()
+        if self.lm_weight:
+            positions = torch.arange(inputs.shape[1], device=inputs.device)
+            is_followed = positions[:-1] < rows.unsqueeze(1)                        # (B, T - 1): a token of the text
+            logits = linear(every[:, :-1][is_followed], model.model.tok_emb.weight)
+            if len(logits):
+                next_ones = cross_entropy(logits.float(), inputs[:, 1:][is_followed])
+                total = total + self.lm_weight * len(rows) * next_ones
+        return total if reduction == "sum" else total / len(rows)
+
+
+def encode_labelled(classifier: Classifier, texts: LabelledTexts) -> tuple[list[list[int]], list[int]]:
+    """Return the ids of each text, cut to ``max_length``, and the number of its class.
+
+    Raises DataError naming file and line of a label that the classifier does not know, or of a text without a token.
+    """
+    numbers = {label: number for number, label in enumerate(classifier.labels)}
+    sequences, classes = [], []
+    for text, label, line in zip(texts.texts, texts.labels, texts.lines, strict=True):
+        if label not in numbers:
+            known = ", ".join(classifier.labels)
+            raise DataError(f"{texts.source}:{line}: unknown label {label!r}; the classifier knows {known}")
+        try:
+            sequences.append(classifier.encode(text)[0])
+        except ValueError as error:
+            raise DataError(f"{texts.source}:{line}: {error}") from None
+        classes.append(numbers[label])
+    return sequences, classes
+
+
+def _can_be_reused(part: TrainedPart, sequences: Sequence[Sequence[int]]) -> bool:
+    if not part.n_frozen:
+        return False
+    needed = part.table_bytes(sum(map(len, sequences)))
+    if needed > _REUSE_BYTES:
+        warnings.warn(
+            f"the frozen trunk's vectors would take {needed / 2**30:.1f} GiB, more than {_REUSE_BYTES >> 30}: they are "
+            "computed anew in each epoch", stacklevel=3,
+        )
+    return needed <= _REUSE_BYTES
+
+
+def _class_weights(classes: Sequence[int], n_classes: int, config: ClassifierConfig) -> Tensor | None:
+    if config.class_weights == "none":
+        return None
+    counts = torch.bincount(torch.tensor(classes), minlength=n_classes)
+    return len(classes) / (n_classes * counts.clamp(min=1))
+
+
+@torch.no_grad()
+def _judge(part: TrainedPart, sequences: Sequence[Sequence[int]], classes: Sequence[int]) -> Scores:
+    """Return the scores of texts, without dropout."""
+    was_training = part.training
+    part.eval()
+    logits = torch.empty(len(sequences), part.model.config.n_outputs)
+    for numbers in batches_by_length([len(ids) for ids in sequences], _JUDGED_AT_ONCE):
+        inputs, lengths = padded([sequences[number] for number in numbers])
+        device = part.model.device
+        vectors = part(inputs.to(device), lengths.to(device) - 1)
+        logits[numbers] = part.model.out_head(vectors).float().cpu()
+    part.train(was_training)
+    wanted = torch.tensor(classes)
+    is_right = (logits.argmax(dim=-1) == wanted).double()
+    shares = [is_right[wanted == number].mean() for number in wanted.unique()]
+    return Scores(
+        loss=cross_entropy(logits, wanted).item(),
+        accuracy=is_right.mean().item(),
+        balanced_accuracy=torch.stack(shares).mean().item(),
+    )
