@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gpt_finetune import LabelledTexts, download_spam_data, read_labelled
+from gpt_finetune import LabelledTexts, Texts, download_spam_data, read_labelled
 from gpt_spam.synthetic import SYNTHETIC_NOTE, synthetic_messages
 from gpt_spam.terminal import say
 from gpt_weights import cache_folder
@@ -26,29 +26,30 @@ def find_messages(
     """
     if data is None:
         try:
-            texts = read_sms(download_spam_data(cache_folder() / "sms-spam-collection"))
+            path = download_spam_data(cache_folder() / "sms-spam-collection")
         except ConnectionError as error:
             say(f"{error}\n{SYNTHETIC_NOTE}")
             return _synthetic()
-    elif not columns and data.name.startswith("SMSSpamCollection") and label == "label" and template == "{text}":
-        texts = read_sms(data, max_bad=max_bad)
+        texts = read_file(path, template="{text}", label="label", columns=SMS_COLUMNS, max_bad=0)
+        assert texts.counts == SMS_COUNTS, "the file's digest was checked, so its rows are known"
     else:
-        texts = read_labelled(data, template=template, label=label, columns=columns or None, max_bad=max_bad)
+        texts = read_file(data, template=template, label=label, columns=columns, max_bad=max_bad)
     counts = ", ".join(f"{count:,} {name}" for name, count in sorted(texts.counts.items()))
     say(f"{texts.source}: {len(texts):,} texts ({counts})")
     say_left_out(texts)
     return texts
 
 
-def read_sms(path: Path, *, max_bad: int = 0) -> LabelledTexts:
-    """Return the SMS Spam Collection's messages: all 4,827 ham and 747 spam, or of an edited file what it holds."""
-    texts = read_labelled(path, columns=SMS_COLUMNS, max_bad=max_bad)
-    if dict(texts.counts) != SMS_COUNTS:
-        say(f"{path} is not the collection as published, which has {SMS_COUNTS['ham']:,} ham, {SMS_COUNTS['spam']} spam")
-    return texts
+def read_file(
+    path: Path, *, template: str, label: str, columns: Sequence[str], max_bad: int
+) -> LabelledTexts:
+    """Return the labelled texts of a file; the SMS Spam Collection is known by its name, and that it has no header."""
+    if not columns and path.name.startswith("SMSSpamCollection") and (label, template) == ("label", "{text}"):
+        columns = SMS_COLUMNS
+    return read_labelled(path, template=template, label=label, columns=columns or None, max_bad=max_bad)
 
 
-def say_left_out(texts: LabelledTexts) -> None:
+def say_left_out(texts: Texts) -> None:
     """Tell how many rows were left out and where the first of them stand."""
     for reason in sorted({one.reason for one in texts.left_out}):
         lines = [one.line for one in texts.left_out if one.reason == reason]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +23,8 @@ from torch import Tensor
 from gpt_core import GPTModel, load_checkpoint, model_from_tensors, save_checkpoint
 from gpt_finetune.encode import SupportsEncode, encode_text
 from gpt_finetune.labelled import Template
+from gpt_finetune.lora import lora_parameters
+from gpt_finetune.merge import merge_lora
 from gpt_train import DataError
 
 _BATCH_SIZE = 32  # of classify: beyond it a CPU gains nothing, and a batch of long texts takes memory
@@ -55,8 +58,8 @@ class Classifier:
     ``model`` has a head for as many classes as there are ``labels``; ``template`` says how a text is made from the
     columns of a file; of a longer text the first ``max_length`` tokens are read (None: the model's context length).
 
-    Raises ValueError if labels and head do not agree, if a label is there twice, or if ``max_length`` lies outside
-    1..context length.
+    Raises ValueError if labels and head do not agree, if a label is no text or there twice, or if ``max_length`` lies
+    outside 1..context length.
     """
 
     def __init__(
@@ -69,6 +72,8 @@ class Classifier:
         max_length: int | None = None,
     ) -> None:
         n_classes, context_length = model.config.n_classes, model.config.context_length
+        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+            raise ValueError(f"labels must be a list of texts, one for each class, got {labels!r}")
         if n_classes != len(labels) or len(set(labels)) != len(labels):
             head = f"tells {n_classes} classes apart" if n_classes else "predicts tokens"
             raise ValueError(
@@ -93,13 +98,17 @@ class Classifier:
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str]) -> Tensor:
-        """Return the logits (N, C) of N texts, float32 on the CPU; the model is in eval mode afterwards."""
+        """Return the logits (N, C) of N texts, float32 on the CPU; the model is in eval mode afterwards.
+
+        Raises ValueError if a text is empty, FloatingPointError if a logit is not finite.
+        """
         return self._logits([self.encode(text)[0] for text in texts])
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
         """Return the class of each text and the probabilities of all.
 
-        The model is in eval mode afterwards. Raises ValueError naming the first text that is empty.
+        The model is in eval mode afterwards. Raises ValueError naming the first text that is empty, FloatingPointError
+        if a logit is not finite.
         """
         encoded = []
         for number, text in enumerate(texts):
@@ -128,15 +137,16 @@ class Classifier:
         """Write a checkpoint directory that knows its labels, template and tokenizer; return ``folder``.
 
         ``provenance`` is what else there is to tell, ``extra`` as in ``gpt_core.save_checkpoint``, whose errors it
-        raises: whole or not at all.
+        raises: whole or not at all. LoRA is saved merged into the weights, and goes on unmerged.
         """
         known = {
             "labels": list(self.labels), "template": self.template.text, "max_length": self.max_length,
             "versions": _versions(),
         }
-        return save_checkpoint(
-            folder, self.model, tokenizer=self.tokenizer, provenance={**(provenance or {}), **known}, extra=extra
-        )
+        with merge_lora(self.model) if lora_parameters(self.model) else nullcontext():
+            return save_checkpoint(
+                folder, self.model, tokenizer=self.tokenizer, provenance={**(provenance or {}), **known}, extra=extra
+            )
 
     def _logits(self, sequences: Sequence[list[int]]) -> Tensor:
         self.model.eval()
@@ -145,6 +155,8 @@ class Classifier:
             inputs, lengths = padded([sequences[number] for number in numbers])
             device = self.model.device
             logits[numbers] = class_logits(self.model, inputs.to(device), lengths.to(device)).float().cpu()
+        if not logits.isfinite().all():
+            raise FloatingPointError("a logit is not finite: the model's weights are damaged; load or train them anew")
         return logits
 
 
@@ -185,7 +197,7 @@ def load_classifier(
 def class_logits(model: GPTModel, inputs: Tensor, lengths: Tensor) -> Tensor:
     """Return the logits (B, C) at the last of each text's own ``lengths`` (B,) tokens of ``inputs`` (B, T).
 
-    What stands in ``inputs`` after a text's tokens is padding of any id; columns that are nothing else are not even
+    What stands in ``inputs`` after a text's tokens is padding, any id of the vocabulary; columns that are nothing else are not even
     computed. The model may be any that ``GPTModel`` describes, LoRA in it or not. Raises ValueError for a length
     outside 1..T.
     """
