@@ -11,6 +11,7 @@ import hashlib
 import json
 import operator
 import os
+import random
 import re
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -21,8 +22,16 @@ from pathlib import Path
 
 import tiktoken
 
+from gpt_tokenizer.dropout import merge_with_dropout
 from gpt_tokenizer.files import Vocabulary, read_openai, read_tokenizer_json, write_tokenizer_json
-from gpt_tokenizer.split import PATTERN, check_unicode, count_words, special_pattern, split_long_runs
+from gpt_tokenizer.split import (
+    PATTERN,
+    check_unicode,
+    count_words,
+    special_pattern,
+    split_long_runs,
+    unicode_word_pattern,
+)
 from gpt_tokenizer.train import BYTE_ORDER, learn_merges
 
 _END_OF_TEXT = "<|endoftext|>"
@@ -171,6 +180,19 @@ class BPETokenizer:
 
         with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
             return list(chain.from_iterable(pool.map(encode, batches)))
+
+    def encode_with_dropout(self, text: str, *, rate: float, draw: random.Random) -> list[int]:
+        """Return ids of ``text`` in which each merge was left out with probability ``rate``, drawn from ``draw``.
+
+        For training texts (Provilkov et al. 2020): ``decode`` gives the same text, the tokens are others each time. No
+        special token is found in ``text``. Raises ValueError if ``rate`` lies outside 0..1, and for a lone surrogate.
+        """
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+            raise ValueError(f"rate must lie between 0 and 1, got {rate!r}")
+        check_unicode(text)
+        ranks = self._vocabulary.ranks
+        words = unicode_word_pattern().findall(text)
+        return [i for word in words for i in merge_with_dropout(word.encode(), ranks, rate=rate, draw=draw)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ``ids``; bytes that are not valid UTF-8 become U+FFFD (``errors="replace"``).
