@@ -1,0 +1,214 @@
+"""Texts and their labels from a file: every row is there, or reported with its line.
+
+A template makes the text of a row from its columns: "{text}", or "Subject: {subject}\n\n{body}".
+"""
+
+import json
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gpt_finetune.rows import LeftOut, Row, read_rows
+from gpt_train import DataError
+
+
+class Template:
+    """How a text is made from named fields: the names in braces, all else as it is; {{ and }} are braces.
+
+    A field's text is put in once and never read as a template itself. Raises ValueError for anything but plain
+    names in the braces (attributes, indices, conversions, formats), and for a template without a name.
+    """
+
+    def __init__(self, text: str) -> None:
+        try:
+            self._parts = list(string.Formatter().parse(text))
+        except ValueError as error:
+            raise ValueError(f"template {text!r} cannot be read ({error}); write {{{{ and }}}} for braces") from None
+        for _, name, form, conversion in self._parts:
+            if name is not None and (not name.strip() or set(name) & set(".[]{}") or form or conversion):
+                raise ValueError(f"template {text!r} may hold plain names of columns in its braces, such as {{text}}")
+        self.text = text
+        self.fields = tuple(dict.fromkeys(name for _, name, _, _ in self._parts if name is not None))
+        """The names, each once, in their order."""
+        if not self.fields:
+            raise ValueError(f"template {text!r} names no column; name one in braces, such as {{text}}")
+
+    def render(self, fields: Mapping[str, str]) -> str:
+        """Return the text made from ``fields``; KeyError if a name is not among them."""
+        return "".join(literal + ("" if name is None else fields[name]) for literal, name, _, _ in self._parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """The texts of a file, in its order."""
+
+    source: str
+    """The file's path."""
+
+    texts: tuple[str, ...]
+
+    lines: tuple[int, ...]
+    """The line of the file, counted from 1, where the row of each text begins."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    """The rows that gave no text: bad ones, and those without any."""
+
+    def __post_init__(self) -> None:
+        if len(self.texts) != len(self.lines):
+            raise ValueError(f"each text needs a line, got {len(self.texts)} texts and {len(self.lines)} lines")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the file, without the row of names: those kept and those left out."""
+        return len(self.texts) + len(self.left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledTexts(Texts):
+    """The texts of a file with a label each."""
+
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.texts) != len(self.labels):
+            raise ValueError(f"each text needs a label, got {len(self.texts)} texts and {len(self.labels)} labels")
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The number of texts of each label, labels sorted."""
+        return dict(sorted(Counter(self.labels).items()))
+
+    def classes(self) -> list[str]:
+        """Return the labels there are, sorted: the place of each is its class."""
+        return sorted(set(self.labels))
+
+    def select(self, indices: Iterable[int]) -> "LabelledTexts":
+        """Return the texts with these indices, in this order; the rows left out of the file are no part of it."""
+        chosen = list(indices)
+        return replace(
+            self,
+            texts=tuple(self.texts[i] for i in chosen),
+            labels=tuple(self.labels[i] for i in chosen),
+            lines=tuple(self.lines[i] for i in chosen),
+            left_out=(),
+        )
+
+
+def read_labelled(
+    path: Path | str,
+    *,
+    template: str = "{text}",
+    label: str = "label",
+    columns: Sequence[str] | None = None,
+    max_bad: int = 0,
+) -> LabelledTexts:
+    """Return the texts and labels of a .csv (quotes as in RFC 4180), .tsv (no quotes at all) or .jsonl file.
+
+    ``template`` names the columns of the text, ``label`` that of the label, which loses the white space around it; a
+    JSON label may be a whole number, true or false. ``columns`` names the fields of a file whose first row is
+    already one of texts; None: the first row names them, in capitals or not. UTF-8, with or without a byte order mark.
+
+    Rows without text are left out and listed. Raises DataError for a bad row, naming file, line and, where one is
+    known, column, unless no more than ``max_bad`` are: they are left out and listed, too. DataError as well if
+    the file has another suffix, lacks a column or has no text; ValueError for a bad template; OSError if unreadable.
+    """
+    made = Template(template)
+    if label.casefold() in (name.casefold() for name in made.fields):
+        raise ValueError(f"template {template!r} shows the label {label!r} in the text; name columns of the text only")
+    if Path(path).suffix.lower() == ".txt":
+        raise DataError(f"{path} has texts without labels; give them in a .csv, .tsv or .jsonl")
+    found = _read(Path(path), made, label, columns, max_bad)
+    return LabelledTexts(**found)
+
+
+def read_texts(
+    path: Path | str, *, template: str = "{text}", columns: Sequence[str] | None = None, max_bad: int = 0
+) -> Texts:
+    """Return the texts of a .csv, .tsv or .jsonl as ``read_labelled`` does, without labels, or the lines of a .txt."""
+    found = _read(Path(path), Template(template), None, columns, max_bad)
+    del found["labels"]
+    return Texts(**found)
+
+
+def require_classes(data: LabelledTexts, *, at_least: int = 2) -> list[str]:
+    """Return the sorted labels of ``data``; DataError if there are fewer than ``at_least``."""
+    classes = data.classes()
+    if len(classes) < at_least:
+        names = ", ".join(f"{name!r:.60}" for name in classes)
+        raise DataError(
+            f"{data.source} has {len(classes)} of the {at_least} labels that a classifier needs ({names or 'none'}); "
+            "add texts of another, or name the right column with label")
+    return classes
+
+
+def _read(
+    path: Path, template: Template, label: str | None, columns: Sequence[str] | None, max_bad: int
+) -> dict[str, Any]:
+    """Return the arguments of ``LabelledTexts``."""
+    if isinstance(columns, str):
+        raise ValueError(f"columns must be a list of names, got {columns!r}; split it at the commas")
+    if isinstance(max_bad, bool) or not isinstance(max_bad, int) or max_bad < 0:
+        raise ValueError(f"max_bad must be a whole number of at least 0, got {max_bad!r}")
+    wanted = [*template.fields, *([] if label is None else [label])]
+    rows: list[tuple[str, str, int]] = []
+    left_out: list[LeftOut] = []
+    n_bad = 0
+    for item in read_rows(path, wanted, columns=columns):
+        kept = _kept(item, template, label) if isinstance(item, Row) else item
+        if not isinstance(kept, LeftOut):
+            rows.append(kept)
+            continue
+        n_bad += kept.is_fault
+        if n_bad > max_bad:
+            way = f"it is one more than max_bad={max_bad} allows" if max_bad else "max_bad=1 would leave the row out"
+            raise DataError(f"{kept.located(path)} ({way})")
+        left_out.append(kept)
+    if not rows:
+        what = f"only rows left out, the first because {left_out[0].reason}" if left_out else "no row"
+        raise DataError(f"{path} has {what}; give a file with texts")
+    texts, labels, lines = zip(*rows, strict=True)
+    return {"source": str(path), "texts": texts, "labels": labels, "lines": lines, "left_out": tuple(left_out)}
+
+
+def _kept(row: Row, template: Template, label: str | None) -> tuple[str, str, int] | LeftOut:
+    """Return the row's text, label ("" where none is wanted) and line, or why it is left out."""
+    for name in template.fields:
+        value = row.fields[name]
+        if not isinstance(value, str):
+            return LeftOut(row.line, f"{name!r} must be text, found a {type(value).__name__}")
+        if fault := _unfit(value):
+            return LeftOut(row.line, f"{name!r} has {fault}")
+    if not any(row.fields[name].strip() for name in template.fields):
+        return LeftOut(row.line, "the row has no text", is_fault=False)
+    text = template.render(row.fields)
+    if label is None:
+        return text, "", row.line
+    value = row.fields[label]
+    if isinstance(value, int):  # true and false, too
+        return text, json.dumps(value), row.line
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        return LeftOut(row.line, f"{label!r} must be text, a whole number, true or false, found a {kind}")
+    value = value.strip()
+    if not value.isprintable() or not value:
+        why = f"has a character that cannot be printed: {value!r:.60}" if value else "is empty"
+        return LeftOut(row.line, f"the label {why}")
+    return text, value, row.line
+
+
+def _unfit(text: str) -> str | None:
+    """Return what no text may hold and JSON can spell, or None."""
+    if "\0" in text:
+        return "a NUL; remove it"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"half a surrogate pair (\\u{ord(text[error.start]):04x}); write both halves or the character itself"
+    return None

@@ -1,0 +1,201 @@
+"""The SMS Spam Collection and the book's functions for it (chapter 6; Almeida et al. 2011, CC BY 4.0).
+
+``create_balanced_dataset`` and ``random_split`` give the book's rows: what pandas' default reading of the file loses
+(two rows within stray quotes) and near duplicates on both sides are part of its numbers. ``read_labelled`` and
+``split_labelled`` do without either.
+"""
+
+import hashlib
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gpt_finetune.encode import SupportsEncode, encode_text
+from gpt_finetune.zip_member import read_zip_member
+from gpt_train import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]
+
+SPAM_URLS = (
+    "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+    "https://f001.backblazeb2.com/file/LLMs-from-scratch/sms%2Bspam%2Bcollection.zip",
+)
+_MEMBER = "SMSSpamCollection"
+_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
+_MOST_BYTES = 64 * 2**20  # the collection has 0.2 MB, and 0.5 MB unpacked
+_TIMEOUT = 60.0
+
+
+def download_and_unzip_spam_data(
+    url: str, zip_path: Path | str, extracted_path: Path | str, data_file_path: Path | str
+) -> None:
+    """Fetch the zip file at ``url`` to ``zip_path`` and write its SMSSpamCollection to ``data_file_path``.
+
+    Nothing happens, but for a line that says so, if ``data_file_path`` is there. ``extracted_path`` is made, and
+    nothing else of the archive is put there. Raises what requests raises if ``url`` does not deliver, DataError if
+    it delivers something else or more than 64 MiB.
+    """
+    data_file_path = Path(data_file_path)
+    if data_file_path.exists():
+        print(f"{data_file_path} already exists. Skipping download and extraction.")
+        return
+    _download(url, Path(zip_path))
+    data = read_zip_member(zip_path, _MEMBER, most_bytes=_MOST_BYTES)
+    Path(extracted_path).mkdir(parents=True, exist_ok=True)
+    _write(data_file_path, data)
+    print(f"File downloaded and saved as {data_file_path}")
+
+
+def download_spam_data(folder: Path | str, *, urls: Sequence[str] = SPAM_URLS) -> Path:
+    """Return ``folder / "SMSSpamCollection.tsv"``: label, tab, text, without a row of names; 5,574 rows.
+
+    It is fetched from the first of ``urls`` that delivers it, unless it is there. Its sha256 is checked either way.
+    Raises DataError if another file is there under its name, ConnectionError if no address delivers it.
+    """
+    requests = _requests()
+    path = Path(folder) / "SMSSpamCollection.tsv"
+    if path.exists():
+        if hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
+            raise DataError(f"{path} is not the SMS Spam Collection: its sha256 is another; move it away")
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    said = []
+    for url in urls:
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".spam-") as temporary:
+                _download(url, Path(temporary) / "spam.zip")
+                data = read_zip_member(Path(temporary) / "spam.zip", _MEMBER, most_bytes=_MOST_BYTES)
+            if hashlib.sha256(data).hexdigest() != _SHA256:
+                raise DataError("its file is another, by its sha256")
+        except (requests.RequestException, DataError) as error:
+            said.append(f"{url}: {error}")
+            continue
+        _write(path, data)
+        return path
+    raise ConnectionError(f"no address delivers the spam collection ({'; '.join(said)}); place it by hand at {path}")
+
+
+def create_balanced_dataset(df: "pd.DataFrame") -> "pd.DataFrame":
+    """Return as many rows of Label "ham" as there are of "spam", drawn as the book draws them, then those of "spam".
+
+    Rows keep their index. Raises DataError if there is no row of "spam", or fewer of "ham".
+    """
+    import pandas as pd
+
+    ham, spam = df[df["Label"] == "ham"], df[df["Label"] == "spam"]
+    if not 0 < len(spam) <= len(ham):
+        raise DataError(
+            f"balancing takes from 'ham' as many rows as 'spam' has, but Label has {len(ham)} of 'ham' and {len(spam)} "
+            "of 'spam'; give labels as text, of which 'ham' is the larger")
+    return pd.concat([ham.sample(len(spam), random_state=123), spam])
+
+
+def random_split(
+    df: "pd.DataFrame", train_frac: float, validation_frac: float
+) -> tuple["pd.DataFrame", "pd.DataFrame", "pd.DataFrame"]:
+    """Return training, validation and test rows: shuffled as the book does, cut at the fractions rounded down.
+
+    The index counts on from part to part. Raises ValueError if a fraction is negative or both are above 1 together.
+    """
+    for name, value in (("train_frac", train_frac), ("validation_frac", validation_frac)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be a fraction of at least 0, got {value}")
+    if train_frac + validation_frac > 1:
+        raise ValueError(f"train_frac + validation_frac must not exceed 1, got {train_frac} + {validation_frac}")
+    shuffled = df.sample(frac=1, random_state=123).reset_index(drop=True)
+    train_end = int(len(df) * train_frac)
+    validation_end = train_end + int(len(df) * validation_frac)
+    return shuffled[:train_end], shuffled[train_end:validation_end], shuffled[validation_end:]
+
+
+class SpamDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The rows of a CSV file with Label (whole numbers) and Text, as ids padded on the right to ``max_length``.
+
+    ``max_length`` None: the longest text's; longer ones are cut. Whatever Text holds is text: "", "NA" and
+    "<|endoftext|>", too. A row is (ids (max_length,) int64, label () int64). Raises DataError if the file has no
+    row, lacks a column or has other labels; ValueError if ``max_length`` is below 1.
+    """
+
+    def __init__(
+        self,
+        csv_file: Path | str,
+        tokenizer: SupportsEncode,
+        max_length: int | None = None,
+        pad_token_id: int = 50256,
+    ) -> None:
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("SpamDataset needs pandas: install 'gpt-finetune[data]'") from error
+
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, or None for the longest text, got {max_length}")
+        self.data = pd.read_csv(csv_file, converters={"Text": str})  # a converter sees "" and "NA" as they are
+        for column in ("Label", "Text"):
+            if column not in self.data:
+                raise DataError(f"{csv_file} has no column {column} (it has {', '.join(map(str, self.data.columns))})")
+        if self.data.empty:
+            raise DataError(f"{csv_file} has no row; give a file with texts")
+        if not pd.api.types.is_integer_dtype(self.data["Label"]):
+            raise DataError(
+                f"{csv_file} must have whole numbers as Label, found {self.data['Label'].iloc[0]!r:.40}; map them "
+                'first: df["Label"] = df["Label"].map({"ham": 0, "spam": 1})')
+        encoded = [encode_text(tokenizer, text) for text in self.data["Text"]]
+        self.max_length = max(1, max(map(len, encoded))) if max_length is None else max_length
+        cut = [ids[: self.max_length] for ids in encoded]
+        self.encoded_texts = [ids + [pad_token_id] * (self.max_length - len(ids)) for ids in cut]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        label = int(self.data.iloc[index]["Label"])
+        return torch.tensor(self.encoded_texts[index]), torch.tensor(label)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+
+def _requests() -> Any:
+    try:
+        import requests
+    except ImportError as error:
+        raise ImportError("downloading needs requests: install 'gpt-finetune[data]'") from error
+    return requests
+
+
+def _download(url: str, path: Path) -> None:
+    """Fetch ``url`` to ``path``: under another name first, so that it is there whole or not at all."""
+    requests = _requests()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # identity: a body compressed for its way could be a bomb
+    with requests.get(url, stream=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
+        response.raise_for_status()
+        size = 0
+        try:
+            with temporary.open("wb") as file:
+                for piece in response.iter_content(2**16):
+                    size += len(piece)
+                    if size > _MOST_BYTES:
+                        raise DataError(f"{url} sends more than {_MOST_BYTES:,} bytes; give another address")
+                    file.write(piece)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write the file under another name first, so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
