@@ -164,7 +164,7 @@ def test_an_error_of_the_server_is_told_and_the_old_result_goes(page: Any) -> No
     classify(page, "hello")
     element(page, "#each-line").click()
     classify(page, "hello\n" * 65)
-    assert texts(page, "#error") == ["'texts' holds 65 messages; give it 1 to 64."]
+    assert texts(page, "#error") == ["65 messages in 'texts', where 1 to 64 may be."]
     assert texts(page, ".result") == []
     assert texts(page, "#status") == [""]
     classify(page, "hello\n" * 64)
@@ -174,7 +174,7 @@ def test_an_error_of_the_server_is_told_and_the_old_result_goes(page: Any) -> No
 
 def test_too_long_a_text_is_told(page: Any) -> None:
     classify(page, "a" * 100_001)
-    assert texts(page, "#error") == ["Texts[0] has 100,001 characters; a message has at most 100,000."]
+    assert texts(page, "#error") == ["Message 1 has 100,001 characters; a message has at most 100,000."]
     classify(page, "a" * 3_000_000)
     assert texts(page, "#error")[0]
 
@@ -186,12 +186,15 @@ def test_no_message_is_told_without_asking_the_server(page: Any) -> None:
 
 
 def test_a_second_click_while_it_works_does_nothing(page: Any) -> None:
-    paste(page, "sleep 0.5")
-    button = element(page, "#classify")
-    button.click()
-    assert (button.text, button.get_attribute("aria-disabled")) == ("Classifying…", "true")
-    button.click()
-    wait(page, lambda: button.text == "Classify")
+    paste(page, "hello")
+    during = page.execute_script(
+        "const button = arguments[0]; button.click();"
+        "const state = [button.textContent, button.getAttribute('aria-disabled')]; button.click(); return state",
+        element(page, "#classify"),
+    )
+    assert during == ["Classifying…", "true"]
+    wait(page, lambda: texts(page, "#status") == ["1 message: 1 ham"])
+    assert texts(page, "#classify") == ["Classify"]
     asked = page.execute_script("return performance.getEntriesByType('resource').filter(e => /classify/.test(e.name))")
     assert len(asked) == 1
 

@@ -39,7 +39,11 @@ async function ask(path, options = {}) {
   return answer;
 }
 
-const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + ".";
+/** The server's words, where "texts[2]" is the third message to the person who pasted it. */
+function sentence(text) {
+  const said = text.replace(/^texts\[(\d+)\]/, (_, index) => `message ${Number(index) + 1}`);
+  return `${said.charAt(0).toUpperCase()}${said.slice(1)}.`;
+}
 
 async function showModel() {
   const health = await ask("/health");

@@ -72,7 +72,7 @@ def messages_in(body: bytes, *, max_texts: int) -> list[str]:
     if not isinstance(texts, list):
         raise RequestError(422, f"'texts' is {_kind(texts)}; give it a list of messages", field="texts")
     if not 1 <= len(texts) <= max_texts:
-        raise RequestError(422, f"'texts' holds {len(texts)} messages; give it 1 to {max_texts}", field="texts")
+        raise RequestError(422, f"{len(texts)} messages in 'texts', where 1 to {max_texts} may be", field="texts")
     for index, text in enumerate(texts):
         field = f"texts[{index}]"
         if not isinstance(text, str):
