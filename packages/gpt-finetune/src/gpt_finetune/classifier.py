@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gpt_core import GPTModel, load_checkpoint, model_from_tensors, save_checkpoint
-from gpt_finetune.encode import SupportsEncode, encode_text
+from gpt_finetune.encode import SupportsEncode, encode_text, fold
 from gpt_finetune.labelled import Template
 from gpt_finetune.lora import lora_parameters
 from gpt_finetune.merge import merge_lora
@@ -57,6 +57,8 @@ class Classifier:
 
     ``model`` has a head for as many classes as there are ``labels``; ``template`` says how a text is made from the
     columns of a file; of a longer text the first ``max_length`` tokens are read (None: the model's context length).
+    With ``folded`` a text is read without case and with every digit as 0 (``fold``): from few texts a model learns
+    more so.
 
     Raises ValueError if labels and head do not agree, if a label is no text or there twice, or if ``max_length`` lies
     outside 1..context length.
@@ -70,6 +72,7 @@ class Classifier:
         labels: Sequence[str],
         template: str = "{text}",
         max_length: int | None = None,
+        folded: bool = False,
     ) -> None:
         n_classes, context_length = model.config.n_classes, model.config.context_length
         if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
@@ -84,17 +87,24 @@ class Classifier:
         if isinstance(max_length, bool) or not isinstance(max_length, int) or not 1 <= max_length <= context_length:
             raise ValueError(f"max_length must be a whole number from 1 to {context_length}, got {max_length!r}")
         self.model, self.tokenizer, self.labels, self.max_length = model, tokenizer, tuple(labels), max_length
-        self.template = Template(template)
+        if not isinstance(folded, bool):
+            raise ValueError(f"folded must be True or False, got {folded!r}")
+        self.template, self.folded = Template(template), folded
 
     def encode(self, text: str) -> tuple[list[int], bool]:
         """Return the ids of a text, at most ``max_length``, and whether there were more.
 
         What looks like a special token is ordinary text. Raises ValueError if the text has no token: it is empty.
         """
-        ids = encode_text(self.tokenizer, text)
-        if not ids:
-            raise ValueError("the text is empty, so there is no token to read a class at; leave it out")
+        ids = self._ids(text, self.tokenizer)
         return ids[: self.max_length], len(ids) > self.max_length
+
+    def encode_all(self, texts: Sequence[str], tokenizer: SupportsEncode | None = None) -> list[list[int]]:
+        """Return the ids of each text, at most ``max_length``, by another ``tokenizer`` if one is given.
+
+        Raises ValueError if a text is empty.
+        """
+        return [self._ids(text, tokenizer or self.tokenizer)[: self.max_length] for text in texts]
 
     @torch.inference_mode()
     def logits(self, texts: Sequence[str]) -> Tensor:
@@ -102,7 +112,7 @@ class Classifier:
 
         Raises ValueError if a text is empty, FloatingPointError if a logit is not finite.
         """
-        return self._logits([self.encode(text)[0] for text in texts])
+        return self._logits(self.encode_all(texts))
 
     def classify(self, texts: Sequence[str]) -> list[Prediction]:
         """Return the class of each text and the probabilities of all.
@@ -141,12 +151,18 @@ class Classifier:
         """
         known = {
             "labels": list(self.labels), "template": self.template.text, "max_length": self.max_length,
-            "versions": _versions(),
+            "folded": self.folded, "versions": _versions(),
         }
         with merge_lora(self.model) if lora_parameters(self.model) else nullcontext():
             return save_checkpoint(
                 folder, self.model, tokenizer=self.tokenizer, provenance={**(provenance or {}), **known}, extra=extra
             )
+
+    def _ids(self, text: str, tokenizer: SupportsEncode) -> list[int]:
+        ids = encode_text(tokenizer, fold(text) if self.folded else text)
+        if not ids:
+            raise ValueError("the text is empty, so there is no token to read a class at; leave it out")
+        return ids
 
     def _logits(self, sequences: Sequence[list[int]]) -> Tensor:
         self.model.eval()
@@ -188,7 +204,7 @@ def load_classifier(
         tokenizer = read_tokenizer(str(checkpoint.tokenizer_file))
         return Classifier(
             checkpoint.model, tokenizer, labels=labels, template=known.get("template", "{text}"),
-            max_length=known.get("max_length"),
+            max_length=known.get("max_length"), folded=known.get("folded", False),
         )
     except (TypeError, ValueError) as error:
         raise DataError(f"{where} cannot be used as a classifier: {error}") from error
@@ -197,9 +213,9 @@ def load_classifier(
 def class_logits(model: GPTModel, inputs: Tensor, lengths: Tensor) -> Tensor:
     """Return the logits (B, C) at the last of each text's own ``lengths`` (B,) tokens of ``inputs`` (B, T).
 
-    What stands in ``inputs`` after a text's tokens is padding, any id of the vocabulary; columns that are nothing else are not even
-    computed. The model may be any that ``GPTModel`` describes, LoRA in it or not. Raises ValueError for a length
-    outside 1..T.
+    What stands in ``inputs`` after a text's tokens is padding, any id of the vocabulary; columns that are nothing else
+    are not even computed. The model may be any that ``GPTModel`` describes, LoRA in it or not. Raises ValueError for a
+    length outside 1..T.
     """
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < 1 or longest > inputs.shape[1]:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from gpt_finetune.class_batches import ClassBatches, last_tokens
+from gpt_finetune.class_batches import ClassBatches
+from gpt_finetune.class_loss import ClassLoss
 from gpt_finetune.classifier import Classifier, batches_by_length, padded
+from gpt_finetune.encode import SupportsEncode
 from gpt_finetune.kept_weights import KeptWeights
 from gpt_finetune.labelled import LabelledTexts
 from gpt_finetune.trained_part import TrainedPart
@@ -44,6 +47,8 @@ class ClassifierConfig:
     """balanced: each class weighs the same in sum, however rare it is (texts / (classes * texts of it))."""
     lm_weight: float = 0.0
     """Weight of the next-token loss on the same texts, beside the class's (Radford et al. 2018, section 3.2)."""
+    every_token: float = 0.0
+    """Share of the loss that is the class's at every token of a text, later ones weighing more; 0: at its last only."""
     average: float = 0.0
     """Decay a step of the moving average of the weights, which is judged and kept; 0: no average."""
     patience: int = 0
@@ -55,20 +60,28 @@ class ClassifierConfig:
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     """Arithmetic of the products while training, as in gpt_train's TrainConfig."""
     seed: int = 123
-    """Seed of the order of the texts and of dropout."""
+    """Seed of the order of the texts and of dropout; below 2**63."""
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("lm_weight", math.inf), ("average", 1)):
+        for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("lm_weight", math.inf), ("average", 1),
+                            ("every_token", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
                 rule = "a finite number of at least 0" if below == math.inf else "at least 0 and below 1"
                 raise ValueError(f"{name} must be {rule}, got {value!r}")
-        if self.class_weights not in ("balanced", "none"):
-            raise ValueError(f"class_weights must be balanced or none, got {self.class_weights!r}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, got {self.seed}")
+        choices = {"class_weights": ("balanced", "none"), "precision": ("auto", "float32", "bfloat16")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        for name in ("keep_best", "reuse_trunk"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,31 +126,50 @@ def train_classifier(
     *,
     validation: LabelledTexts | None = None,
     config: ClassifierConfig | None = None,
+    epoch_tokenizer: Callable[[int], SupportsEncode] | None = None,
 ) -> Iterator[ClassifierReport]:
     """Train the classifier's model in place, and yield a report after each step.
+
+    ``epoch_tokenizer`` gives the tokenizer of the training texts in an epoch (0-based), such as one with BPE-dropout;
+    None: the classifier's own. A frozen trunk is then not reused, as its inputs change.
 
     Trained is what requires a gradient. While a report with scores is handed out, the model holds the weights that were
     judged and may be saved; after the last report, or when the caller stops before, it holds those to be kept.
 
-    Raises DataError if a label is none of the classifier's or a text is empty; ValueError if nothing requires a
-    gradient; FloatingPointError, with the weights unchanged, if a loss is not finite.
+    Raises DataError if there is no text, a label is none of the classifier's or a text is empty; ValueError if nothing
+    requires a gradient, or ``patience`` has no validation texts to go by; FloatingPointError, with the weights
+    unchanged, if a loss is not finite.
     """
     config = config or ClassifierConfig()
+    if not texts:
+        raise DataError(f"{texts.source} has no text to train on; give one of each class at least")
+    if config.patience and not validation:
+        raise ValueError(f"patience={config.patience} goes by validation texts; pass some, or patience=0")
     torch.manual_seed(config.seed)
     part = TrainedPart(classifier.model)
     sequences, classes = encode_labelled(classifier, texts)
     held_out, held_out_classes = encode_labelled(classifier, validation) if validation else ([], [])
-    if config.reuse_trunk and _can_be_reused(part, [*sequences, *held_out]) and not config.lm_weight:
+    is_fixed = epoch_tokenizer is None and not config.lm_weight
+    if config.reuse_trunk and is_fixed and _can_be_reused(part, [*sequences, *held_out]):
         rows = part.reuse([*sequences, *held_out])
         sequences, held_out = rows[: len(sequences)], rows[len(sequences) :]
-    batches = ClassBatches(sequences, classes, batch_size=config.batch_size, seed=config.seed)
+
+    def of_epoch(number: int) -> list[list[int]]:
+        return sequences if epoch_tokenizer is None else classifier.encode_all(texts.texts, epoch_tokenizer(number))
+
+    batches = ClassBatches(of_epoch, classes, batch_size=config.batch_size, seed=config.seed)
     n_steps = batches.n_steps * config.epochs
     settings = TrainConfig(
         max_steps=n_steps, lr=config.lr, min_lr=config.lr / 100, warmup_steps=n_steps // 20,
         weight_decay=config.weight_decay, precision=config.precision,
     )
-    loss = ClassLoss(_class_weights(classes, len(classifier.labels), config), lm_weight=config.lm_weight)
+    loss = ClassLoss(
+        _class_weights(classes, len(classifier.labels), config), every_token=config.every_token,
+        lm_weight=config.lm_weight,
+    )
     kept = KeptWeights(part, average=config.average)
+    # As many training texts as held-out ones are judged, drawn: every n-th might be of one class only.
+    judged = random.Random(config.seed).sample(range(len(sequences)), min(len(sequences), len(held_out)))
     lowest, n_since = math.inf, 0
     try:
         for step in train(part, batches.epochs(config.epochs), config=settings, loss=loss):
@@ -148,57 +180,22 @@ def train_classifier(
             )
             if step.step % batches.n_steps or not held_out:
                 yield report
+                part.train()  # the caller may have classified with the model, which leaves it in eval mode
                 continue
             with kept.averaged():
-                every = -(-len(sequences) // len(held_out))  # as many training texts as held-out ones
                 scores = _judge(part, held_out, held_out_classes)
                 is_best = scores.loss < lowest
                 lowest, n_since = min(lowest, scores.loss), 0 if is_best else n_since + 1
                 if is_best and config.keep_best:
                     kept.keep()
-                training = _judge(part, sequences[::every], classes[::every])
+                training = _judge(part, [sequences[i] for i in judged], [classes[i] for i in judged])
                 yield dataclasses.replace(report, validation=scores, training=training, is_best=is_best)
+            part.train()
             if config.patience and n_since >= config.patience:
                 return
     finally:
         kept.restore()
         classifier.model.eval()
-
-
-class ClassLoss:
-    """Cross-entropy of the class at each text's last token, weighted; beside it, if asked for, the next token's.
-
-    ``weights`` (C,) of the classes, or None. It is a ``gpt_train.Loss`` of a ``TrainedPart``: "sum" over the texts. The
-    next token is told by the token embedding's own matrix, so no second head is needed.
-    """
-
-    def __init__(self, weights: Tensor | None, *, lm_weight: float = 0.0) -> None:
-        self.weights, self.lm_weight = weights, lm_weight
-
-    def __call__(
-        self, model: nn.Module, inputs: Tensor, targets: Tensor, *, reduction: Literal["mean", "sum"]
-    ) -> Tensor:
-        """Return the loss as a 0-d tensor."""
-        assert isinstance(model, TrainedPart)
-        rows, classes = last_tokens(targets)
-        if not self.lm_weight:
-            vectors = model(inputs, rows)                                           # (B, D)
-        else:
-            every = model(inputs)                                                   # (B, T, D)
-            vectors = every[torch.arange(len(rows), device=rows.device), rows]
-        # float32: a bfloat16 softmax keeps only 8 bits of each probability.
-        losses = cross_entropy(model.model.out_head(vectors).float(), classes, reduction="none")       # (B,)
-        if self.weights is not None:
-            losses = losses * self.weights.to(losses.device)[classes]
-        total = losses.sum()
-        if self.lm_weight:
-            positions = torch.arange(inputs.shape[1], device=inputs.device)
-            is_followed = positions[:-1] < rows.unsqueeze(1)                        # (B, T - 1): a token of the text
-            logits = linear(every[:, :-1][is_followed], model.model.tok_emb.weight)
-            if len(logits):
-                next_ones = cross_entropy(logits.float(), inputs[:, 1:][is_followed])
-                total = total + self.lm_weight * len(rows) * next_ones
-        return total if reduction == "sum" else total / len(rows)
 
 
 def encode_labelled(classifier: Classifier, texts: LabelledTexts) -> tuple[list[list[int]], list[int]]:
