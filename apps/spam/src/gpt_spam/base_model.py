@@ -1,6 +1,6 @@
 """The model that a classifier is made from: one that is there, GPT-2 from the hub, or a small one pretrained here.
 
-The small one learns a vocabulary and the language from the training texts alone, so that nothing held out has been seen.
+The small one learns a vocabulary and the language from the training texts alone: it has seen nothing that is held out.
 """
 
 from __future__ import annotations
@@ -8,19 +8,24 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gpt_core import GPTConfig, GPTModel, initialize_gpt2
+from gpt_finetune import fold
 from gpt_spam.errors import BAD_DATA, USAGE, SpamError
 from gpt_spam.terminal import Progress, say
 from gpt_tokenizer import BPETokenizer, get_tokenizer
 from gpt_train import TrainConfig, train
-from gpt_weights import TokenizerFile, fetch_from_hub, open_weights
+from gpt_weights import TokenizerFile, fetch_from_hub, inspect, open_weights
+
+Positions = Literal["learned", "rotary"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +46,12 @@ class SmallModel:
 
     vocab_size: int = 1000
     context_length: int = 256
-    emb_dim: int = 96
+    emb_dim: int = 64
     n_heads: int = 4
     n_layers: int = 2
     drop_rate: float = 0.1
+    positions: Positions = "rotary"
+    folded: bool = True
     epochs: int = 5
     batch_tokens: int = 2048
     lr: float = 2e-3
@@ -74,7 +81,7 @@ def open_base_model(model: str, *, device: str) -> BaseModel:
             exit_code=USAGE,
         )
     tokenizer = _tokenizer(weights.tokenizer, weights.config.vocab_size, model)
-    return BaseModel(weights.model().to(device), tokenizer, f"{model} ({weights.format})", is_small=False)
+    return BaseModel(weights.model().to(device), tokenizer, f"{model} ({inspect(weights).format})", is_small=False)
 
 
 def pretrain_small_model(texts: Sequence[str], *, settings: SmallModel, seed: int, device: str) -> BaseModel:
@@ -83,12 +90,14 @@ def pretrain_small_model(texts: Sequence[str], *, settings: SmallModel, seed: in
     A pass over the texts takes them in a new order, joined by end-of-text tokens and cut into windows. Raises SpamError
     (exit code 3) if there is too little text.
     """
+    texts = [fold(text) for text in texts] if settings.folded else texts
     tokenizer = _learned(texts, settings.vocab_size)
     torch.manual_seed(seed)
     model = GPTModel(
         GPTConfig(
             vocab_size=tokenizer.n_vocab, context_length=settings.context_length, emb_dim=settings.emb_dim,
-            n_heads=settings.n_heads, n_layers=settings.n_layers, drop_rate=settings.drop_rate, tie_weights=True,
+            n_heads=settings.n_heads, n_layers=settings.n_layers, drop_rate=settings.drop_rate,
+            positions=settings.positions, tie_weights=True,
         )
     )
     initialize_gpt2(model, seed=seed)
@@ -130,15 +139,24 @@ class _Windows:
                 yield batch[:, :-1], batch[:, 1:]
 
 
-def _learned(texts: Sequence[str], vocab_size: int) -> BPETokenizer:
-    import warnings
+class BPEDropout:
+    """A tokenizer whose tokens of a text are others each time (Provilkov et al. 2020): for training only."""
 
+    def __init__(self, tokenizer: BPETokenizer, *, rate: float, seed: str) -> None:
+        self._tokenizer, self._rate, self._draw = tokenizer, rate, random.Random(seed)
+
+    def encode(self, text: str, /) -> list[int]:
+        """Return ids of ``text``, each merge left out with the rate's probability."""
+        return self._tokenizer.encode_with_dropout(text, rate=self._rate, draw=self._draw)
+
+
+def _learned(texts: Sequence[str], vocab_size: int) -> BPETokenizer:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there are fewer pairs than asked for: the vocabulary is then smaller
         try:
             return BPETokenizer.train(texts, vocab_size=vocab_size)
         except ValueError as error:
-            raise SpamError(f"no vocabulary can be learned from the training texts: {error}", exit_code=BAD_DATA) from None
+            raise SpamError(f"the training texts give no vocabulary: {error}", exit_code=BAD_DATA) from None
 
 
 def _tokenizer(file: TokenizerFile | None, vocab_size: int, model: str) -> BPETokenizer:

@@ -72,10 +72,7 @@ def _run(arguments: list[str]) -> int:
     import tyro
 
     module = importlib.import_module(f"gpt_spam.{name}")  # here: a typo need not wait for torch
-    try:
-        settings = tyro.cli(getattr(module, name.capitalize()), args=arguments[1:], prog=f"gpt-spam {name}")
-    except ValueError as error:  # a setting that breaks its rule
-        raise SpamError(str(error), exit_code=USAGE) from None
+    settings = tyro.cli(getattr(module, name.capitalize()), args=arguments[1:], prog=f"gpt-spam {name}")
     return int(module.run(settings))
 
 
@@ -92,7 +89,9 @@ def _exit_code(error: Exception) -> int | None:
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: importing the classes would import torch
     if names & {"DataError", "WeightsError"}:
         return BAD_DATA
-    return FAILURE if names & {"CheckpointError", "FloatingPointError", "ImportError"} else None
+    if names & {"CheckpointError", "FloatingPointError", "ImportError"}:
+        return FAILURE
+    return USAGE if isinstance(error, ValueError) else None  # our packages raise it for a value that a person gave
 
 
 def _sentence(error: Exception, code: int) -> str:

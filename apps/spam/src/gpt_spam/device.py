@@ -8,7 +8,10 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def resolve_device(name: str) -> str:
-    """Return the device for ``name``; auto takes the first of cuda, mps, cpu. SpamError (exit code 5) if it is missing."""
+    """Return the device for ``name``; auto takes the first of cuda, mps, cpu.
+
+    Raises SpamError (exit code 5) if it is not there.
+    """
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}

@@ -57,7 +57,7 @@ def judge(classifier: Classifier, texts: LabelledTexts, *, folder: Path | None =
 
 
 def positive_of(labels: Sequence[str]) -> str | None:
-    """Return which of two labels precision and recall are about: the one that says so, else the second; None of more."""
+    """Return what precision and recall are about: of two labels the one that says so, else the second; of more None."""
     if len(labels) != 2:
         return None
     return next((label for label in labels if label.casefold() in _POSITIVE), labels[1])

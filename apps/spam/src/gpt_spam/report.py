@@ -35,13 +35,14 @@ def write_report(
     training = "\n".join(f"| {name} | `{value}` |" for name, value in about["training"].items())
     page = f"""# A text classifier: {", ".join(map(_cell, classifier.labels))}
 
-{_note(texts)}Made by `gpt-spam train` from {_cell(texts.source)}. The model: {_cell(about["model"])}; trained: {about["tune"]}.
+{_note(texts)}Made by `gpt-spam train` from {_cell(texts.source)}.
+The model: {_cell(about["model"])}; trained: {about["tune"]}.
 
 ## On {judgement.report.n:,} texts that were held out
 
 {judgement.report.to_markdown()}
-Always naming the commonest label would be right in {commonest_share(split.test):.4f} of them. The intervals hold for other
-texts of the same kind and this classifier; another seed gives another classifier.
+Always naming the commonest label would be right in {commonest_share(split.test):.4f} of them. The intervals hold for
+other texts of the same kind and this classifier; another seed gives another classifier.
 
 {pictures}
 
@@ -54,10 +55,10 @@ The weights kept are those of epoch {_best(epochs).epoch} of {epochs[-1].epoch},
 
 ## Data
 
-{texts.n_rows:,} rows: {len(texts):,} texts, {len(texts.left_out):,} left out. {split.n_duplicates:,} texts equal or nearly equal
-another one; each group of them is on one side, and {split.n_moved:,} were moved for that. {split.n_conflicting:,} of the texts that
-are equal carry different labels. Of a text the first {classifier.max_length:,} tokens are read; {judgement.n_truncated:,} of the
-held-out texts are longer.
+{texts.n_rows:,} rows: {len(texts):,} texts, {len(texts.left_out):,} left out. {split.n_duplicates:,} texts equal or
+nearly equal another one; each group of them is on one side, and {split.n_moved:,} were moved for that.
+{split.n_conflicting:,} of the texts that are equal carry different labels. Of a text the first
+{classifier.max_length:,} tokens are read; {judgement.n_truncated:,} of the held-out texts are longer.
 
 | | texts | {" | ".join(map(_cell, classifier.labels))} |
 | --- | ---: |{" ---: |" * len(classifier.labels)}
@@ -99,8 +100,8 @@ def _plot_epochs(run: Path, epochs: Sequence[ClassifierReport], *, n_texts: int)
     training = [report.training for report in epochs if report.training is not None]
     validation = [report.validation for report in epochs if report.validation is not None]
     for label in ("loss", "accuracy"):
-        sides = ([getattr(scores, label) for scores in side] for side in (training, validation))
-        plot_values(numbers, seen, *sides, label=label, path=run / f"{label}.png")
+        first, second = ([getattr(scores, label) for scores in side] for side in (training, validation))
+        plot_values(numbers, seen, first, second, label=label, path=run / f"{label}.png")
 
 
 def _sides(split: Split, labels: Sequence[str]) -> str:
@@ -128,7 +129,8 @@ def _mistakes(texts: LabelledTexts, judgement: Judgement) -> str:
         for share, line, label, said, text in wrong[:_MOST_MISTAKES]
     )
     shown = f"the {_MOST_MISTAKES} surest" if len(wrong) > _MOST_MISTAKES else "all"
-    return f"{len(wrong):,} in all; {shown} of them:\n\n| line | label | said | probability | text |\n| ---: | --- | --- | ---: | --- |\n{rows}"
+    head = "| line | label | said | probability | text |\n| ---: | --- | --- | ---: | --- |"
+    return f"{len(wrong):,} in all; {shown} of them:\n\n{head}\n{rows}"
 
 
 def _cell(text: str) -> str:

@@ -10,7 +10,6 @@ import tyro
 
 from gpt_spam import server
 from gpt_spam.device import Device
-from gpt_spam.errors import USAGE, SpamError
 from gpt_spam.run_folder import open_classifier
 from gpt_spam.terminal import say
 
@@ -35,12 +34,9 @@ class Serve:
 def run(settings: Serve) -> int:
     """Serve until a signal, and return the exit code."""
     classifier = open_classifier(settings.run, device=settings.device)
-    try:
-        server.serve(
-            classifier, name=settings.run.name, host=settings.host, port=settings.port,
-            token=os.environ.get("GPT_SPAM_TOKEN") or None,
-            on_ready=lambda url: say(f"the page is at {url} (Ctrl-C ends)"),
-        )
-    except ValueError as error:
-        raise SpamError(str(error), exit_code=USAGE) from None
+    server.serve(
+        classifier, name=settings.run.name, host=settings.host, port=settings.port,
+        token=os.environ.get("GPT_SPAM_TOKEN") or None,
+        on_ready=lambda url: say(f"the page is at {url} (Ctrl-C ends)"),
+    )
     return 0

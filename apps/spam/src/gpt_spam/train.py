@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-import tyro
 
 from gpt_finetune import (
     Classifier,
@@ -27,7 +26,7 @@ from gpt_finetune import (
     train_only_last_blocks,
     with_class_head,
 )
-from gpt_spam.base_model import BaseModel, SmallModel, open_base_model, pretrain_small_model
+from gpt_spam.base_model import BaseModel, BPEDropout, SmallModel, open_base_model, pretrain_small_model
 from gpt_spam.device import Device, resolve_device
 from gpt_spam.judging import judge
 from gpt_spam.messages import find_messages
@@ -129,7 +128,8 @@ def run(settings: Train) -> int:
             "made_by": "gpt-spam", "source": texts.source, "model": base.about, "tune": tune,
             "training": asdict(config), "seed": settings.seed,
         }
-        epochs = _train(classifier, split, config, folder, about)
+        dropout = BPE_DROPOUT if base.is_small else 0.0
+        epochs = _train(classifier, base, split, config, folder, {**about, "bpe_dropout": dropout})
         if tune == "lora":
             save_adapter(folder / ADAPTER, classifier.model)
         judgement = judge(classifier, split.test, folder=folder / TEST)
@@ -142,13 +142,26 @@ def run(settings: Train) -> int:
 
 
 def _train(
-    classifier: Classifier, split: Split, config: ClassifierConfig, folder: Path, about: dict[str, Any]
+    classifier: Classifier,
+    base: BaseModel,
+    split: Split,
+    config: ClassifierConfig,
+    folder: Path,
+    about: dict[str, Any],
 ) -> list[ClassifierReport]:
     """Train, save each better classifier at once, and return the reports of the epochs' ends."""
     epochs: list[ClassifierReport] = []
-    steps = train_classifier(classifier, split.train, validation=split.validation, config=config)
+    rate = about["bpe_dropout"]
+
+    def epoch_tokenizer(epoch: int) -> BPEDropout:
+        return BPEDropout(base.tokenizer, rate=rate, seed=f"{config.seed}/{epoch}")
+
+    steps = train_classifier(
+        classifier, split.train, validation=split.validation, config=config,
+        epoch_tokenizer=epoch_tokenizer if rate else None,
+    )
     n_steps = -(-len(split.train) // config.batch_size) * config.epochs
-    with Progress("training", n_steps) as progress, contextlib.closing(steps):
+    with Progress("training", n_steps) as progress:
         for report in steps:
             progress.update(report.step, report.loss)
             if report.validation is None or report.training is None:
@@ -190,7 +203,7 @@ def _new_run(folder: Path) -> Iterator[Path]:
 def _base_model(settings: Train, texts: LabelledTexts, device: str) -> BaseModel:
     if settings.model is not None:
         return open_base_model(settings.model, device=device)
-    return pretrain_small_model(texts.texts, settings=SmallModel(), seed=settings.seed, device=device)
+    return pretrain_small_model(texts.texts, settings=SMALL_MODEL, seed=settings.seed, device=device)
 
 
 def _new_classifier(settings: Train, base: BaseModel, labels: list[str], tune: Tune) -> Classifier:
@@ -204,12 +217,16 @@ def _new_classifier(settings: Train, base: BaseModel, labels: list[str], tune: T
     else:
         model.requires_grad_(True)
     return Classifier(
-        model, base.tokenizer, labels=labels, template=settings.template, max_length=settings.max_length
+        model, base.tokenizer, labels=labels, template=settings.template, max_length=settings.max_length,
+        folded=base.is_small and SMALL_MODEL.folded,
     )
 
 
-SMALL = ClassifierConfig(epochs=8, batch_size=32, lr=2e-3, average=0.99)
+SMALL_MODEL = SmallModel()
+SMALL = ClassifierConfig(epochs=8, batch_size=32, lr=3e-3, average=0.99, every_token=0.5)
 """How the small model is finetuned."""
+BPE_DROPOUT = 0.2
+"""Merges left out when the small model reads a training text."""
 LARGE = {"last-block": ClassifierConfig(), "lora": ClassifierConfig(lr=8e-4), "all": ClassifierConfig()}
 """How a given model is finetuned: chapter 6's and appendix E's settings."""
 

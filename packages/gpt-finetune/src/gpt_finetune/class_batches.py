@@ -7,7 +7,7 @@ at its last token and -100 everywhere else: the batch that every loss of these p
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,30 +21,36 @@ _SPREAD = 0.2  # how far a length may be off in the order: batches of equal leng
 class ClassBatches:
     """The batches of each epoch, a pure function of (seed, epoch).
 
-    ``sequences`` are the token ids of the texts, ``classes`` their classes' numbers. Each text comes once in an epoch;
-    the last batch may be short.
+    ``sequences`` are the token ids of the texts, or a function that gives them for an epoch (0-based); ``classes`` are
+    their classes' numbers. Each text comes once in an epoch; the last batch may be short.
     """
 
     def __init__(
-        self, sequences: Sequence[Sequence[int]], classes: Sequence[int], *, batch_size: int, seed: int
+        self,
+        sequences: Sequence[Sequence[int]] | Callable[[int], Sequence[Sequence[int]]],
+        classes: Sequence[int],
+        *,
+        batch_size: int,
+        seed: int,
     ) -> None:
-        assert len(sequences) == len(classes)
-        self.sequences, self.classes, self.batch_size, self.seed = sequences, classes, batch_size, seed
+        self._sequences, self._classes, self._batch_size, self._seed = sequences, classes, batch_size, seed
 
     @property
     def n_steps(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self.sequences) // self.batch_size)
+        return -(-len(self._classes) // self._batch_size)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of one epoch (0-based)."""
-        draw = random.Random(f"{self.seed}/{number}")
-        keys = [len(ids) * (1 + _SPREAD * draw.random()) for ids in self.sequences]
+        sequences = self._sequences(number) if callable(self._sequences) else self._sequences
+        assert len(sequences) == len(self._classes)
+        draw = random.Random(f"{self._seed}/{number}")
+        keys = [len(ids) * (1 + _SPREAD * draw.random()) for ids in sequences]
         order = sorted(range(len(keys)), key=keys.__getitem__)
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
         draw.shuffle(batches)
         for numbers in batches:
-            yield class_batch([self.sequences[i] for i in numbers], [self.classes[i] for i in numbers])
+            yield class_batch([sequences[i] for i in numbers], [self._classes[i] for i in numbers])
 
     def epochs(self, n_epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of ``n_epochs`` epochs, one after the other."""

@@ -1,6 +1,9 @@
 """Token ids of a text in which nothing is special, from whichever tokenizer there is."""
 
+import re
 from typing import Protocol
+
+_DIGIT = re.compile(r"\d")
 
 
 class SupportsEncode(Protocol):
@@ -18,3 +21,8 @@ def encode_text(tokenizer: SupportsEncode, text: str) -> list[int]:
     """
     encode = getattr(tokenizer, "encode_ordinary", tokenizer.encode)
     return list(encode(text))
+
+
+def fold(text: str) -> str:
+    """Return ``text`` without case (Unicode's case folding) and with every digit as 0."""
+    return _DIGIT.sub("0", text.casefold())

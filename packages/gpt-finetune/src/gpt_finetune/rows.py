@@ -16,7 +16,9 @@ from typing import Any, BinaryIO
 from gpt_train import DataError
 
 LONGEST = 16 * 2**20
-"""Bytes that a line may have; characters that a row of several lines, within quotes, may have."""
+"""Bytes that a line may have."""
+
+_MOST_FOLLOWING = 2**20  # characters of a quoted row behind its first line: what is read in vain after a stray quote
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".txt")
 
@@ -135,7 +137,7 @@ def _quoted(lines: _Lines) -> Iterator[_Fields | LeftOut]:
     for first in lines:
         number, end = lines.number, lines.end
         try:
-            row = csv.reader(chain([first], _following(lines, LONGEST - len(first))), strict=True)
+            row = csv.reader(chain([first], _following(lines)), strict=True)
             item: _Fields | LeftOut = (number, next(row))
         except csv.Error as error:
             item = LeftOut(number, _quoting(error, number, lines.number))
@@ -147,10 +149,9 @@ def _quoted(lines: _Lines) -> Iterator[_Fields | LeftOut]:
         yield item if fault is None or (is_broken and fault.line > number) else fault
 
 
-def _following(lines: _Lines, room: int) -> Iterator[str]:
+def _following(lines: _Lines) -> Iterator[str]:
     """Yield the next lines until they are too long for a row."""
-    if lines.is_too_long:
-        return
+    room = 0 if lines.is_too_long else _MOST_FOLLOWING
     for line in lines:
         room -= len(line)
         if room < 0 or lines.is_too_long:
