@@ -151,7 +151,7 @@ def _quoted(lines: _Lines) -> Iterator[_Fields | LeftOut]:
 
 def _following(lines: _Lines) -> Iterator[str]:
     """Yield the next lines until they are too long for a row."""
-    room = 0 if lines.is_too_long else _MOST_FOLLOWING
+    room = _MOST_FOLLOWING
     for line in lines:
         room -= len(line)
         if room < 0 or lines.is_too_long:
