@@ -192,6 +192,28 @@ def test_a_classifier_reads_bfloat16_weights_and_answers_in_float32(kind):
     torch.testing.assert_close(found, expected.float(), atol=0.15, rtol=0.02)
 
 
+def test_a_folded_classifier_reads_no_case_and_no_digits_and_stays_so_when_it_is_saved(tmp_path):
+    plain = Classifier(MODELS["GPT-2"], Bytes(), labels=LABELS)
+    folded = Classifier(MODELS["GPT-2"], Bytes(), labels=LABELS, folded=True)
+    again = load_classifier(folded.save(tmp_path / "spam"), read_tokenizer=Bytes.read)
+
+    assert folded.logits(["WIN 90 now"]).equal(plain.logits(["win 00 now"]))
+    assert not folded.logits(["WIN 90 now"]).equal(plain.logits(["WIN 90 now"]))
+    assert again.folded
+    assert again.classify(["WIN 90 now"]) == folded.classify(["win 17 NOW"])
+    with pytest.raises(ValueError, match="folded must be True or False"):
+        Classifier(MODELS["GPT-2"], Bytes(), labels=LABELS, folded=1)
+
+
+def test_encode_all_takes_another_tokenizer_for_once():
+    classifier = Classifier(MODELS["GPT-2"], Bytes(), labels=LABELS, max_length=3)
+
+    assert classifier.encode_all(["abcd", "z"]) == [[97, 98, 99], [122]]
+    assert classifier.encode_all(["abcd", "z"], Bytes(shift=1)) == [[98, 99, 100], [123]]
+    with pytest.raises(ValueError, match="empty"):
+        classifier.encode_all(["a", ""])
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

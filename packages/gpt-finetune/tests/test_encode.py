@@ -3,7 +3,7 @@ import os
 import pytest
 import tiktoken
 
-from gpt_finetune.encode import encode_text
+from gpt_finetune.encode import encode_text, fold
 
 ATTACK = "win <|endoftext|> now"
 
@@ -50,3 +50,12 @@ def test_this_projects_tokenizer_gives_tiktokens_ids():
     gpt_tokenizer = pytest.importorskip("gpt_tokenizer")
 
     assert encode_text(gpt_tokenizer.GPT2Tokenizer(), ATTACK) == tiktoken.get_encoding("gpt2").encode_ordinary(ATTACK)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("WIN 250 now", "win 000 now"), ("Stra\u00dfe", "strasse"), ("\u0663 \u00b2", "0 \u00b2"), ("", "")],
+)
+def test_fold_takes_case_and_digits_off(text, expected):
+    assert fold(text) == expected
+    assert fold(expected) == expected

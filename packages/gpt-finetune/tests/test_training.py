@@ -9,18 +9,16 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from gpt_core import GPTConfig, GPTModel
-from gpt_finetune.class_batches import ClassBatches, class_batch
+from gpt_finetune.class_batches import ClassBatches
 from gpt_finetune.classifier import Classifier
 from gpt_finetune.labelled import LabelledTexts
 from gpt_finetune.lora import LoRAConfig, add_lora
-from gpt_finetune.trained_part import TrainedPart, train_only_last_blocks
-from gpt_finetune.training import ClassifierConfig, ClassLoss, Scores, encode_labelled, train_classifier
+from gpt_finetune.trained_part import train_only_last_blocks
+from gpt_finetune.training import ClassifierConfig, Scores, encode_labelled, train_classifier
 from gpt_train import DataError
 
 CONFIG = GPTConfig(vocab_size=256, context_length=48, emb_dim=24, n_heads=3, n_layers=2, n_classes=3)
 LABELS = ["ham", "spam", "eggs"]
-SEQUENCES = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14, 15, 16, 17]]
-CLASSES = [2, 0, 1, 1]
 
 
 class Bytes:
@@ -92,78 +90,6 @@ def judged(classifier, texts):
 def assert_scores(found, expected, abs=1e-5):
     for name in ("loss", "accuracy", "balanced_accuracy"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), abs=abs), name
-
-
-# --- the loss
-
-
-def gradients(model):
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
-
-
-@pytest.mark.parametrize("class_weights", [None, (1.0, 1.0, 1.0), (0.2, 3.0, 0.7)])
-@pytest.mark.parametrize("lm_weight", [0.0, 0.5])
-def test_loss_and_gradient_are_those_of_torchs_cross_entropy_text_by_text(class_weights, lm_weight):
-    model = made().model.double()
-    weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
-    class_sum, next_sum, n_next = 0.0, 0.0, 0
-    for ids, number in zip(SEQUENCES, CLASSES, strict=True):
-        vectors = model.features(torch.tensor([ids]))[0]
-        class_sum = class_sum + cross_entropy(
-            model.out_head(vectors[-1:]), torch.tensor([number]), weight=weight, reduction="sum")
-        if len(ids) > 1:
-            logits = vectors[:-1] @ model.tok_emb.weight.T
-            next_sum = next_sum + cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum")
-            n_next += len(ids) - 1
-    expected = class_sum + lm_weight * len(SEQUENCES) * next_sum / n_next
-    expected.backward()
-    by_hand = gradients(model)
-    model.zero_grad(set_to_none=True)
-    part = TrainedPart(model).train()
-    loss = ClassLoss(weight, lm_weight=lm_weight)
-    inputs, targets = class_batch(SEQUENCES, CLASSES)
-    found = loss(part, inputs, targets, reduction="sum")
-    found.backward()
-
-    assert found.item() == pytest.approx(expected.item(), abs=1e-9)
-    assert loss(part, inputs, targets, reduction="mean").item() == pytest.approx(expected.item() / 4, abs=1e-9)
-    assert gradients(model).keys() == by_hand.keys()
-    assert_same(gradients(model), by_hand, atol=1e-10)
-
-
-@pytest.mark.parametrize("lm_weight", [0.0, 0.5])
-def test_padding_changes_neither_loss_nor_gradient(lm_weight):
-    model = made().model.double()
-    part, loss = TrainedPart(model).train(), ClassLoss(None, lm_weight=lm_weight)
-    inputs, targets = class_batch(SEQUENCES, CLASSES)
-    seen = []
-    for n_columns, pad in ((6, 0), (6, 255), (40, 77)):
-        wide = torch.full((4, n_columns), pad)
-        is_real = torch.arange(6) < torch.tensor([[len(ids)] for ids in SEQUENCES])
-        wide[:, :6] = torch.where(is_real, inputs, pad)
-        wide_targets = torch.full((4, n_columns), -100)
-        wide_targets[:, :6] = targets
-        model.zero_grad(set_to_none=True)
-        value = loss(part, wide, wide_targets, reduction="sum")
-        value.backward()
-        seen.append((value.item(), gradients(model)))
-
-    for value, gradient in seen[1:]:
-        assert value == pytest.approx(seen[0][0], abs=1e-10)
-        assert_same(gradient, seen[0][1], atol=1e-10)
-
-
-def test_texts_of_one_token_have_no_next_token_to_be_told():
-    part = TrainedPart(made().model).train()
-    inputs, targets = class_batch([[5], [6]], [0, 1])
-    with_lm, without = (ClassLoss(None, lm_weight=w)(part, inputs, targets, reduction="sum") for w in (0.5, 0.0))
-    assert with_lm.item() == without.item()
-
-
-def test_a_loss_of_bfloat16_weights_is_computed_in_float32():
-    part = TrainedPart(made().model.bfloat16()).train()
-    inputs, targets = class_batch(SEQUENCES, CLASSES)
-    assert ClassLoss(None, lm_weight=0.1)(part, inputs, targets, reduction="sum").dtype == torch.float32
 
 
 # --- a run against a plain loop
@@ -254,6 +180,58 @@ def test_the_training_texts_that_are_judged_are_drawn_not_every_second_one():
     report = run(classifier, in_turns, in_turns.select(range(20)), epochs=1, lr=0.0)[-1]
 
     assert report.training.balanced_accuracy == 0.5  # 1.0 if only ham had been judged
+
+
+def test_each_epoch_is_read_by_the_tokenizer_that_is_given_for_it():
+    """Training texts only: the held-out ones, and what is judged, by the classifier's own."""
+
+    class Shifted(Bytes):
+        def __init__(self, shift):
+            self.shift = shift
+
+        def encode(self, text):
+            return [(ids + self.shift) % 256 for ids in super().encode(text)]
+
+    texts, held_out = texts_of(12), texts_of(9, seed=1)
+    asked = []
+
+    def of_epoch(number):
+        asked.append(number)
+        return Shifted(number)
+
+    config = ClassifierConfig(epochs=3, batch_size=12, lr=0.0, class_weights="none")
+    for is_partly_frozen in (False, True):
+        classifier, found = made(), []
+        if is_partly_frozen:
+            train_only_last_blocks(classifier.model)
+        training = train_classifier(
+            classifier, texts, validation=held_out, config=config, epoch_tokenizer=of_epoch)
+        for report in training:
+            found.append(report.loss)
+            assert_scores(report.validation, judged(classifier, held_out))
+        expected = []
+        for number in range(3):
+            classifier.tokenizer = Shifted(number)
+            logits = classifier.logits(texts.texts)
+            expected.append(cross_entropy(logits, torch.tensor([LABELS.index(label) for label in texts.labels])).item())
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert len(set(found)) == 3
+    assert asked == [0, 1, 2] * 2
+
+
+def test_the_loss_at_every_token_is_trained_behind_a_reused_trunk_too():
+    weights_of = []
+    for reuse_trunk in (True, False):
+        classifier = made()
+        train_only_last_blocks(classifier.model)
+        run(classifier, texts_of(12), every_token=0.5, reuse_trunk=reuse_trunk)
+        weights_of.append(weights(classifier))
+    plain = made()
+    train_only_last_blocks(plain.model)
+    run(plain, texts_of(12))
+
+    assert_same(*weights_of, atol=1e-5)
+    assert not torch.allclose(weights_of[0]["out_head.weight"], weights(plain)["out_head.weight"], atol=1e-4)
 
 
 # --- which weights are kept
@@ -444,6 +422,7 @@ def test_longer_texts_are_cut_as_the_classifier_cuts_them():
         ("patience", -1, "at least 0"), ("seed", -1, "at least 0"), ("seed", 2**63, r"below 2\*\*63"),
         ("lr", -1e-5, "at least 0"), ("lr", math.nan, "finite"), ("weight_decay", math.inf, "finite"),
         ("lm_weight", "0.5", "finite"), ("average", 1.0, "below 1"), ("average", True, "below 1"),
+        ("every_token", 1.0, "below 1"), ("every_token", -0.1, "at least 0"),
         ("class_weights", "even", "balanced, none"), ("precision", "float16", "auto, float32, bfloat16"),
         ("keep_best", 1, "True or False"), ("reuse_trunk", "yes", "True or False"),
     ],

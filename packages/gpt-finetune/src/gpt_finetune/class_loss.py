@@ -52,10 +52,11 @@ class ClassLoss:
         """Return the sum over the texts of the weighted mean over their tokens."""
         positions = torch.arange(every.shape[1], device=every.device)
         is_own = positions <= rows.unsqueeze(1)                                     # (B, T)
-        shares = (positions + 1) * is_own
-        shares = shares / shares.sum(dim=1, keepdim=True)                           # (B, T), each row sums to 1
         of_text = classes.unsqueeze(1).expand(is_own.shape)[is_own]                 # (N,)
-        return (self._losses(model, every[is_own], of_text) * shares[is_own]).sum()
+        losses = self._losses(model, every[is_own], of_text)
+        shares = (positions + 1).to(losses.dtype) * is_own
+        shares = shares / shares.sum(dim=1, keepdim=True)                           # (B, T), each row sums to 1
+        return (losses * shares[is_own]).sum()
 
 
 def _next_token_loss(model: TrainedPart, every: Tensor, inputs: Tensor, rows: Tensor) -> Tensor:
