@@ -131,7 +131,7 @@ def test_a_bare_checkpoint_is_a_classifier_too(run: Path, capsys: pytest.Capture
         ([], 2, "usage: gpt-spam"),
         (["clasify", "x"], 2, "did you mean 'classify'?"),
         (["classify", "nowhere", "x"], 1, "nowhere is no folder"),
-        (["classify", "--fiel", "x"], 2, "--fiel"),
+        (["classify", "run", "--fiel", "x"], 2, "--fiel"),
     ],
 )
 def test_a_wrong_command_line_is_told(
