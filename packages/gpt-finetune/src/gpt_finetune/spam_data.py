@@ -138,7 +138,7 @@ class SpamDataset(Dataset[tuple[Tensor, Tensor]]):
 
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1, or None for the longest text, got {max_length}")
-        self.data = pd.read_csv(csv_file, converters={"Text": str})  # a converter sees "" and "NA" as they are
+        self.data = pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False)
         for column in ("Label", "Text"):
             if column not in self.data:
                 raise DataError(f"{csv_file} has no column {column} (it has {', '.join(map(str, self.data.columns))})")

@@ -26,9 +26,9 @@ def read_zip_member(zip_path: Path | str, name: str, *, most_bytes: int) -> byte
         raise DataError(f"{path} has {size:,} bytes, more than the {most_bytes:,} that are read; give another file")
     try:
         with zipfile.ZipFile(path) as archive:
-            info = _checked(path, archive, name, most_bytes)
+            info = _checked(path, size, archive, name, most_bytes)
             with archive.open(info) as member:
-                data = member.read(most_bytes + 1)
+                data = member.read(info.file_size + 1)  # at most most_bytes, as was checked
     except (
         zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
         UnicodeDecodeError, OverflowError,
@@ -43,7 +43,7 @@ def read_zip_member(zip_path: Path | str, name: str, *, most_bytes: int) -> byte
     return data
 
 
-def _checked(path: Path, archive: zipfile.ZipFile, name: str, most_bytes: int) -> zipfile.ZipInfo:
+def _checked(path: Path, size: int, archive: zipfile.ZipFile, name: str, most_bytes: int) -> zipfile.ZipInfo:
     """Return what the archive says of the member, after looking at everything that it says."""
     members = archive.infolist()
     for info in members:
@@ -64,7 +64,7 @@ def _checked(path: Path, archive: zipfile.ZipFile, name: str, most_bytes: int) -
         raise DataError(f"{path} is refused: {name!r} is compressed by method {info.compress_type}, not by deflate")
     if info.file_size > most_bytes:
         raise DataError(f"{path} is refused: {name!r} has {info.file_size:,} bytes, more than {most_bytes:,}")
-    if info.file_size > max(_SMALL, _MOST_RATIO * info.compress_size):
+    if info.file_size > max(_SMALL, _MOST_RATIO * min(info.compress_size, size)):
         raise DataError(
             f"{path} is refused as a bomb: {name!r} has {info.file_size:,} bytes in {info.compress_size:,} compressed")
     return info
