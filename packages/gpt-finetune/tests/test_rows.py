@@ -86,7 +86,8 @@ def test_a_stray_quote_that_another_one_seems_to_close_costs_one_row(rows):
 
 def test_a_bad_byte_within_a_row_of_several_lines_costs_that_row_only(rows):
     found = rows(b'text\n"a\nb\xe9\nc"\nd\n')
-    assert places(found) == [(3, 2), (5, "d")]
+    assert places(found) == [(2, None), (5, "d")]
+    assert found[0].reason.endswith("(line 3, column 2)")
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".txt", ".jsonl"])

@@ -36,7 +36,7 @@ class Row:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A row that is not used: the line to blame, counted from 1, the reason, and the column where one is known."""
+    """A row that is not used: its first line, counted from 1, the reason, and the column where one is known."""
 
     line: int
     reason: str
@@ -142,11 +142,14 @@ def _quoted(lines: _Lines) -> Iterator[_Fields | LeftOut]:
         except csv.Error as error:
             item = LeftOut(number, _quoting(error, number, lines.number))
         fault = lines.take_fault()
-        is_broken = isinstance(item, LeftOut)
-        if is_broken and lines.number > number:
-            lines.go_back(number, end)
-        # Of a row that is broken, the faults of later lines will be met again.
-        yield item if fault is None or (is_broken and fault.line > number) else fault
+        if isinstance(item, LeftOut):
+            if lines.number > number:
+                lines.go_back(number, end)  # faults of later lines will be met again
+            yield fault if fault is not None and fault.line == number else item
+        elif fault is None or fault.line == number:
+            yield fault or item
+        else:
+            yield LeftOut(number, f"{fault.reason} (line {fault.line}, column {fault.column})")
 
 
 def _following(lines: _Lines) -> Iterator[str]:
