@@ -50,7 +50,7 @@ class SmallModel:
     n_heads: int = 4
     n_layers: int = 2
     drop_rate: float = 0.1
-    positions: Positions = "rotary"
+    positions: Positions = "learned"
     folded: bool = True
     epochs: int = 5
     batch_tokens: int = 2048

@@ -51,7 +51,7 @@ other texts of the same kind and this classifier; another seed gives another cla
 ![loss](loss.png)
 ![accuracy](accuracy.png)
 
-The weights kept are those of epoch {_best(epochs).epoch} of {epochs[-1].epoch}, with the lowest validation loss.
+{_kept(epochs, keep_best=about["training"]["keep_best"])}
 
 ## Data
 
@@ -73,7 +73,6 @@ nearly equal another one; each group of them is on one side, and {split.n_moved:
 | setting | value |
 | --- | --- |
 {training}
-| seed | `{about["seed"]}` |
 
 Made with Python {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in _PACKAGES)}.
 The classifier is in `{MODEL}`, a checkpoint directory with its labels, template and tokenizer.
@@ -90,8 +89,11 @@ def _note(texts: LabelledTexts) -> str:
     return f"**{SYNTHETIC_NOTE}**\n\n" if texts.source == SYNTHETIC else ""
 
 
-def _best(epochs: Sequence[ClassifierReport]) -> ClassifierReport:
-    return [report for report in epochs if report.is_best][-1]
+def _kept(epochs: Sequence[ClassifierReport], *, keep_best: bool) -> str:
+    if not keep_best:
+        return f"The weights kept are those after all {epochs[-1].epoch} epochs."
+    best = [report for report in epochs if report.is_best][-1]
+    return f"The weights kept are those of epoch {best.epoch} of {epochs[-1].epoch}, with the lowest validation loss."
 
 
 def _plot_epochs(run: Path, epochs: Sequence[ClassifierReport], *, n_texts: int) -> None:

@@ -126,10 +126,9 @@ def run(settings: Train) -> int:
         say(f"training {n_trained:,} of {classifier.model.n_parameters:,} parameters ({tune}) on {device}")
         about = {
             "made_by": "gpt-spam", "source": texts.source, "model": base.about, "tune": tune,
-            "training": asdict(config), "seed": settings.seed,
+            "training": {**asdict(config), "bpe_dropout": BPE_DROPOUT if base.is_small else 0.0},
         }
-        dropout = BPE_DROPOUT if base.is_small else 0.0
-        epochs = _train(classifier, base, split, config, folder, {**about, "bpe_dropout": dropout})
+        epochs = _train(classifier, base, split, config, folder, about)
         if tune == "lora":
             save_adapter(folder / ADAPTER, classifier.model)
         judgement = judge(classifier, split.test, folder=folder / TEST)
@@ -151,7 +150,7 @@ def _train(
 ) -> list[ClassifierReport]:
     """Train, save each better classifier at once, and return the reports of the epochs' ends."""
     epochs: list[ClassifierReport] = []
-    rate = about["bpe_dropout"]
+    rate = about["training"]["bpe_dropout"]
 
     def epoch_tokenizer(epoch: int) -> BPEDropout:
         return BPEDropout(base.tokenizer, rate=rate, seed=f"{config.seed}/{epoch}")
@@ -173,7 +172,7 @@ def _train(
                 f"{' (best so far)' if report.is_best else ''}"
             )
             write_lines(folder / METRICS, (_line(one) for one in epochs))
-            if report.is_best:
+            if report.is_best or not config.keep_best:
                 classifier.save(folder / MODEL, provenance={**about, "epoch": report.epoch})
     return epochs
 
@@ -223,8 +222,8 @@ def _new_classifier(settings: Train, base: BaseModel, labels: list[str], tune: T
 
 
 SMALL_MODEL = SmallModel()
-SMALL = ClassifierConfig(epochs=8, batch_size=32, lr=3e-3, average=0.99, every_token=0.5)
-"""How the small model is finetuned."""
+SMALL = ClassifierConfig(epochs=8, batch_size=32, lr=3e-3, every_token=0.5, keep_best=False)
+"""How the small model is finetuned: to the end, as some hundred validation texts choose badly among epochs."""
 BPE_DROPOUT = 0.2
 """Merges left out when the small model reads a training text."""
 LARGE = {"last-block": ClassifierConfig(), "lora": ClassifierConfig(lr=8e-4), "all": ClassifierConfig()}
