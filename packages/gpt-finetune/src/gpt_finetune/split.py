@@ -73,9 +73,12 @@ def split_labelled(
     for name, part in chosen.items():
         missing = sorted(set(data.labels) - set(part.labels))
         if fractions[name] and missing:
+            numbers = [i for i, label in enumerate(data.labels) if label == missing[0]]
+            n_apart = len(numbers) if groups is None else len({groups[i] for i in numbers})
             raise DataError(
-                f"{name} would have no text labelled {missing[0]!r}, of which {data.source} has "
-                f"{data.counts[missing[0]]}; add texts of it or make the fraction for {name} larger (or 0)")
+                f"{name} would have no text labelled {missing[0]!r}, of which {data.source} has {len(numbers)}, "
+                f"{n_apart} of them apart from duplicates; add texts of it or make the fraction for {name} larger (or 0)"
+            )
     return Split(
         **chosen,
         n_duplicates=0 if groups is None else len(groups) - len(set(groups)),
