@@ -97,6 +97,7 @@ def generate(torch: Any, gpt_core: Any, config: Any, row: Row) -> None:
 def train(torch: Any, gpt_core: Any, config: Any, row: Row) -> None:
     """Take five steps."""
     from gpt_pretrain.memory import keep_freed_memory
+
     from gpt_train import TrainConfig
     from gpt_train import train as train_steps
 

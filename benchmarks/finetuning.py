@@ -153,8 +153,8 @@ def page(small_rows: dict[str, list[dict[str, float]]], large_rows: dict[str, di
             f"{mean(rows, 'accuracy')} | {mean(rows, 'balanced_accuracy')} | {mean(rows, 'roc_auc')} |"
         )
     slowest = large_rows["all"]["step"]
-    lines += ["", f"Means of {len(SEEDS)} seeds with their 95 % t-interval.", "", "![accuracy and time](finetuning.png)",
-              "", "## 124M", "",
+    lines += ["", f"Means of {len(SEEDS)} seeds with their 95 % t-interval.", "",
+              "![accuracy and time](finetuning.png)", "", "## 124M", "",
               f"| trained | s a step of 8 texts | of training all | s before the first step ({n_texts} texts) |",
               "| --- | ---: | ---: | ---: |"]
     for way, row in large_rows.items():

@@ -38,8 +38,9 @@ Step = Callable[[Any, Any], float]
 
 def ours(size: dict[str, int], precision: str) -> Step:
     """One step of gpt_train's loop."""
-    from gpt_core import GPTModel, initialize_gpt2
     from gpt_pretrain.memory import keep_freed_memory
+
+    from gpt_core import GPTModel, initialize_gpt2
     from gpt_train import TrainConfig, train
 
     keep_freed_memory()

@@ -77,7 +77,7 @@ def split_labelled(
             n_apart = len(numbers) if groups is None else len({groups[i] for i in numbers})
             raise DataError(
                 f"{name} would have no text labelled {missing[0]!r}, of which {data.source} has {len(numbers)}, "
-                f"{n_apart} of them apart from duplicates; add texts of it or make the fraction for {name} larger (or 0)"
+                f"{n_apart} of them apart from duplicates; add texts of it, or make the fraction for {name} larger"
             )
     return Split(
         **chosen,
