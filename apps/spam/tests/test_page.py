@@ -156,7 +156,7 @@ def test_markup_in_a_message_is_shown_and_never_run(page: Any) -> None:
     assert texts(page, ".excerpt") == PAYLOADS
     assert page.execute_script(elements) == n_before
     assert page.execute_script("return document.querySelectorAll('.excerpt *').length") == 0
-    assert page.title == "Is it spam?"
+    assert page.title == "Classify a message"
     assert page.get_log("browser") == []
 
 

@@ -22,7 +22,7 @@ from gpt_finetune.zip_member import read_zip_member
 from gpt_train import DataError
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 SPAM_URLS = (
     "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
