@@ -50,7 +50,7 @@ class Variant:
 PLAIN = Variant(
     "plain: from random weights, learned positions, class at the last token only, last weights",
     replace(SMALL_MODEL, positions="learned", folded=False, epochs=0),
-    replace(SMALL, every_token=0.0, average=0.0),
+    replace(SMALL, every_token=0.0, ema_decay=0.0),
 )
 
 
@@ -63,7 +63,7 @@ def variants() -> list[Variant]:
         config = replace(last.config, **more.pop("config", {}))
         steps.append(replace(last, name=name, model=replace(last.model, **(model or {})), config=config, **more))
 
-    add("+ moving average of the weights", config={"average": SMALL.average})
+    add("+ moving average of the weights", config={"ema_decay": 0.99})
     add("+ BPE-dropout", bpe_dropout=BPE_DROPOUT)
     add("+ class at every token", config={"every_token": SMALL.every_token})
     add("+ text without case, digits as 0", model={"folded": True})
@@ -74,8 +74,6 @@ def variants() -> list[Variant]:
         *steps,
         replace(best, name="default, next-token loss beside (0.5)", config=replace(best.config, lm_weight=0.5)),
         replace(best, name="default, vocabulary of 500", model=replace(best.model, vocab_size=500)),
-        replace(best, name="default, twice as wide", model=replace(best.model, emb_dim=2 * best.model.emb_dim)),
-        replace(best, name="default, no class weights", config=replace(best.config, class_weights="none")),
     ]
 
 

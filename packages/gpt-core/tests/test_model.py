@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from gpt_attention import MultiHeadAttention
 from gpt_core import GPT_CONFIG_124M, GPTConfig, GPTModel, GPTModelFast, gpt2_config, initialize_gpt2
 
 TINY = GPTConfig(vocab_size=61, context_length=20, emb_dim=16, n_heads=2, n_layers=3)
@@ -251,3 +252,24 @@ def test_blocks_run_in_two_parts_are_the_whole_pass(n_first: int) -> None:
     torch.testing.assert_close(model.final_norm(model.run_blocks(trunk, first=n_first)), model.features(ids))
     rest = model.run_blocks(trunk, first=n_first, rows=rows)
     torch.testing.assert_close(model.final_norm(rest), model.features(ids, rows=rows))
+
+
+def test_rows_that_are_not_one_position_a_sequence_are_refused() -> None:
+    model, ids = GPTModel(TINY), torch.zeros(4, 9, dtype=torch.int64)
+    for rows in (torch.tensor([5]), torch.tensor(5), torch.tensor([1.0, 2.0, 3.0, 4.0])):
+        with pytest.raises(ValueError, match="rows must be 4 whole numbers"):
+            model.features(ids, rows=rows)
+    for rows in (torch.tensor([0, 1, 2, -1]), torch.tensor([0, 1, 2, 9])):
+        with pytest.raises(IndexError, match=r"rows must lie in 0\.\.8"):
+            model.features(ids, rows=rows)
+
+
+def test_an_attention_that_does_not_know_rows_is_asked_for_all() -> None:
+    class Mine(MultiHeadAttention):
+        def forward(self, x, *, cache=None, layer=0):  # type: ignore[no-untyped-def, override]
+            return super().forward(x, cache=cache, layer=layer)
+
+    model = GPTModel(TINY)
+    for block in model.trf_blocks:
+        block.att.__class__ = Mine
+    check_rows(model.double())

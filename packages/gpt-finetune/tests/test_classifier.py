@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gpt_core import CheckpointError, GPTConfig, GPTModel, GPTModelFast, load_checkpoint, save_checkpoint
-from gpt_finetune.classifier import (
-    Classifier,
-    batches_by_length,
-    class_logits,
-    load_classifier,
-    padded,
-    with_class_head,
-)
+from gpt_finetune.classifier import Classifier, class_logits, load_classifier, with_class_head
 from gpt_finetune.lora import LoRAConfig, add_lora, lora_parameters
+from gpt_finetune.padding import padded
 from gpt_train import DataError
 
 VOCABULARY, CONTEXT = 300, 1100
@@ -220,8 +214,10 @@ def test_encode_all_takes_another_tokenizer_for_once():
         (["ham", "spam"], "tells 3 classes apart, got 2 labels .ham, spam."),
         (["ham", "spam", "ham"], "give a different one for each class"),
         ([], "got 0 labels"),
-        ("abc", "must be a list of texts"),
-        ([0, 1, 2], "must be a list of texts"),
+        ("abc", "must be a list of printable names"),
+        ({"a", "b", "c"}, "must be a list of printable names"),
+        (["a", "b", "c\x1b[31m"], "must be a list of printable names"),
+        ([0, 1, 2], "must be a list of printable names"),
     ],
 )
 def test_labels_that_do_not_fit_the_head_are_refused(labels, message):
@@ -239,22 +235,6 @@ def test_a_model_without_a_class_head_is_refused_with_the_way_out():
 def test_a_max_length_that_the_model_cannot_read_is_refused(max_length):
     with pytest.raises(ValueError, match=f"max_length must be a whole number from 1 to {CONTEXT}"):
         Classifier(MODELS["GPT-2"], Bytes(), labels=LABELS, max_length=max_length)
-
-
-@given(lengths=st.lists(st.integers(1, 50)), batch_size=st.integers(1, 9))
-def test_batches_by_length_hold_each_number_once_the_shortest_first(lengths, batch_size):
-    batches = list(batches_by_length(lengths, batch_size))
-    in_order = [number for batch in batches for number in batch]
-
-    assert sorted(in_order) == list(range(len(lengths)))
-    assert [lengths[number] for number in in_order] == sorted(lengths)
-    assert all(len(batch) == batch_size for batch in batches[:-1])
-
-
-def test_padded_puts_the_ids_on_the_left_and_tells_the_lengths():
-    inputs, lengths = padded([[5], [6, 7, 8], [9, 9]])
-    assert inputs.tolist() == [[5, 0, 0], [6, 7, 8], [9, 9, 0]]
-    assert (lengths.tolist(), inputs.dtype, lengths.dtype) == ([1, 3, 2], torch.int64, torch.int64)
 
 
 # --- a checkpoint that knows its labels

@@ -12,7 +12,7 @@ def module_and_steps(n_steps, average=0.0):
     torch.manual_seed(0)
     module = nn.Linear(3, 2).double()
     module.register_parameter("frozen", nn.Parameter(torch.ones(2), requires_grad=False))
-    kept = KeptWeights(module, average=average)
+    kept = KeptWeights(module, ema_decay=average)
     values = [flat(module)]
     for _ in range(n_steps):
         step(module)
@@ -106,3 +106,19 @@ def test_what_is_frozen_is_neither_followed_nor_set():
     kept.restore()
     assert module.frozen.tolist() == [5.0, 5.0]
     assert module.weight.requires_grad
+
+
+def test_the_average_of_16_bit_weights_moves_too():
+    """Kept in bfloat16 itself it would stand still: a thousandth of the change is rounded to nothing."""
+    module = torch.nn.Linear(4, 4).to(torch.bfloat16)
+    start = torch.ones(4, 4)
+    kept_module = module
+    with torch.no_grad():
+        module.weight.copy_(start)
+    kept = KeptWeights(kept_module, ema_decay=0.999)
+    with torch.no_grad():
+        module.weight.fill_(2.0)
+    for _ in range(5000):
+        kept.follow()
+    with kept.averaged():
+        assert module.weight.float().mean().item() > 1.9

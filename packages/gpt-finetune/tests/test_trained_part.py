@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from gpt_core import GPTConfig, GPTModel, GPTModelFast
-from gpt_finetune.classifier import Classifier, padded
+from gpt_finetune.classifier import Classifier
 from gpt_finetune.labelled import LabelledTexts
 from gpt_finetune.lora import LoRAConfig, add_lora
+from gpt_finetune.padding import padded
 from gpt_finetune.trained_part import TrainedPart, n_frozen_blocks, train_only_last_blocks
 from gpt_finetune.training import ClassifierConfig, train_classifier
 
@@ -235,3 +236,13 @@ def test_a_next_token_loss_needs_no_table_and_warns_of_none(monkeypatch):
     model = made()
     train_only_last_blocks(model)
     assert len(trained(model, lm_weight=0.1)) == 12
+
+
+def test_reuse_gives_the_same_weights_in_bfloat16_too():
+    """The trunk is computed without autocast either way: in bfloat16 the two would differ by hundredths."""
+    with_reuse, without = made(), made()
+    for model, is_reused in ((with_reuse, True), (without, False)):
+        train_only_last_blocks(model)
+        trained(model, reuse_trunk=is_reused, precision="bfloat16")
+    for ours, theirs in zip(with_reuse.parameters(), without.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=0)

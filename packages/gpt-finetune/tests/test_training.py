@@ -164,7 +164,7 @@ def test_scores_are_those_of_the_weights_that_the_model_holds_meanwhile():
     texts, held_out = texts_of(9), texts_of(12, seed=1, shares=[6.0, 2.0, 1.0])
     for average in (0.0, 0.5):
         classifier = made(drop_rate=0.3)
-        config = ClassifierConfig(epochs=3, batch_size=4, lr=3e-3, average=average)
+        config = ClassifierConfig(epochs=3, batch_size=4, lr=3e-3, ema_decay=average)
         for report in train_classifier(classifier, texts, validation=held_out, config=config):
             if report.validation:
                 assert_scores(report.validation, judged(classifier, held_out))
@@ -291,7 +291,7 @@ def test_average_ends_with_polyaks_mean():
     texts = texts_of(12)
     classifier = made()
     means, number = weights(classifier), 0
-    config = ClassifierConfig(epochs=3, batch_size=4, lr=1e-2, average=0.9)
+    config = ClassifierConfig(epochs=3, batch_size=4, lr=1e-2, ema_decay=0.9)
     for number, _ in enumerate(train_classifier(classifier, texts, config=config), start=1):
         decay = min(0.9, (1 + number) / (10 + number))
         means = {name: decay * means[name] + (1 - decay) * tensor for name, tensor in weights(classifier).items()}
@@ -304,7 +304,7 @@ def test_average_ends_with_polyaks_mean():
 def test_a_caller_who_stops_early_gets_what_was_kept(stop_at, average):
     texts, held_out = texts_of(12), partly_wrong(12)
     classifier = made(drop_rate=0.1)
-    config = ClassifierConfig(epochs=4, batch_size=4, lr=0.05, average=average)  # an epoch is three steps
+    config = ClassifierConfig(epochs=4, batch_size=4, lr=0.05, ema_decay=average)  # an epoch is three steps
     training = train_classifier(classifier, texts, validation=held_out, config=config)
     kept, means = None, weights(classifier)
     for report in training:

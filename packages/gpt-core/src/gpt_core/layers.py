@@ -131,7 +131,7 @@ class TransformerBlock(nn.Module):
             x = x + self.drop_resid(self.att(self.norm1(x), cache=cache, layer=layer))
         else:
             at = torch.arange(len(rows), device=x.device)
-            if isinstance(self.att, MultiHeadAttention):
+            if getattr(type(self.att), "forward", None) is MultiHeadAttention.forward:
                 context = self.att(self.norm1(x), cache=cache, rows=rows)                  # (B, 1, D)
             else:  # one that does not know rows
                 context = self.att(self.norm1(x), cache=cache, layer=layer)[at, rows].unsqueeze(1)

@@ -103,8 +103,11 @@ class GPTModel(nn.Module):
         """Return what the blocks ``first`` up to, but not including, ``last`` (None: all) make of ``x`` (B, T, D).
 
         ``cache`` as in ``forward``, ``rows`` as in ``features``. A trunk that is not trained can so be computed once
-        and gone on from.
+        and gone on from. Raises ValueError if ``rows`` is not one whole number a sequence, IndexError, on the CPU, if
+        one lies outside 0..T - 1.
         """
+        if rows is not None:
+            _check_rows(rows, x)
         blocks = self.trf_blocks[first:last]
         for layer, block in enumerate(blocks, start=first):
             if rows is not None and layer == first + len(blocks) - 1:
@@ -143,6 +146,14 @@ class GPTModel(nn.Module):
     def n_parameters(self) -> int:
         """Parameters, a tied head counted once."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def _check_rows(rows: Tensor, x: Tensor) -> None:
+    if rows.shape != x.shape[:1] or rows.is_floating_point():
+        raise ValueError(f"rows must be {len(x)} whole numbers, one a sequence, got {rows.dtype} {tuple(rows.shape)}")
+    # On another device looking at them would wait for it.
+    if rows.device.type == "cpu" and len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < x.shape[1]:
+        raise IndexError(f"rows must lie in 0..{x.shape[1] - 1}, got {int(rows.min())}..{int(rows.max())}")
 
 
 class GPTModelFast(GPTModel):

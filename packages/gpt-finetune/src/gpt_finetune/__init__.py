@@ -23,7 +23,8 @@ from gpt_finetune.lora import (
     remove_lora,
     replace_linear_with_lora,
 )
-from gpt_finetune.merge import merge_lora
+from gpt_finetune.merge import MergedLoRA, merge_lora
+from gpt_finetune.rows import LeftOut
 from gpt_finetune.spam_data import (
     SpamDataset,
     create_balanced_dataset,
@@ -41,9 +42,11 @@ __all__ = [
     "ClassifierReport",
     "DuplicateCounts",
     "LabelledTexts",
+    "LeftOut",
     "LinearWithLoRA",
     "LoRAConfig",
     "LoRALayer",
+    "MergedLoRA",
     "Prediction",
     "Scores",
     "SpamDataset",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from gpt_finetune.classifier import padded
+from gpt_finetune.padding import padded
 
 IGNORED = -100
 _SPREAD = 0.2  # how far a length may be off in the order: batches of equal lengths only would be the same each epoch

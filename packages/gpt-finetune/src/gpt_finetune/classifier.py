@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,14 +20,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gpt_core import GPTModel, load_checkpoint, model_from_tensors, save_checkpoint
+from gpt_core import GPTModel, GPTModelFast, load_checkpoint, model_from_tensors, save_checkpoint
 from gpt_finetune.encode import SupportsEncode, encode_text, fold
 from gpt_finetune.labelled import Template
-from gpt_finetune.lora import lora_parameters
+from gpt_finetune.lora import lora_parameters, refuse_lora
 from gpt_finetune.merge import merge_lora
+from gpt_finetune.padding import padded_batches
 from gpt_train import DataError
-
-_BATCH_SIZE = 32  # of classify: beyond it a CPU gains nothing, and a batch of long texts takes memory
 
 
 class SupportsClassifier(SupportsEncode, Protocol):
@@ -75,8 +74,9 @@ class Classifier:
         folded: bool = False,
     ) -> None:
         n_classes, context_length = model.config.n_classes, model.config.context_length
-        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
-            raise ValueError(f"labels must be a list of texts, one for each class, got {labels!r}")
+        is_list = isinstance(labels, list | tuple)  # not a set, whose order changes from one process to the next
+        if not is_list or not all(isinstance(label, str) and label and label.isprintable() for label in labels):
+            raise ValueError(f"labels must be a list of printable names, one for each class, got {labels!r}")
         if n_classes != len(labels) or len(set(labels)) != len(labels):
             head = f"tells {n_classes} classes apart" if n_classes else "predicts tokens"
             raise ValueError(
@@ -106,7 +106,7 @@ class Classifier:
         """
         return [self._ids(text, tokenizer or self.tokenizer)[: self.max_length] for text in texts]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, texts: Sequence[str]) -> Tensor:
         """Return the logits (N, C) of N texts, float32 on the CPU; the model is in eval mode afterwards.
 
@@ -120,13 +120,15 @@ class Classifier:
         The model is in eval mode afterwards. Raises ValueError naming the first text that is empty, FloatingPointError
         if a logit is not finite.
         """
+        if isinstance(texts, str):
+            raise ValueError("texts must be a list of texts, got one text; pass [text]")
         encoded = []
         for number, text in enumerate(texts):
             if not text:
                 raise ValueError(f"text {number} is empty, so there is no token to read a class at; leave it out")
             encoded.append(self.encode(text))
-        with torch.inference_mode():
-            shares = self._logits([ids for ids, _ in encoded]).double().softmax(dim=-1).tolist()
+        with torch.no_grad():
+            probabilities = self._logits([ids for ids, _ in encoded]).double().softmax(dim=-1).tolist()
         return [
             Prediction(
                 label=self.labels[max(range(len(row)), key=row.__getitem__)],
@@ -134,7 +136,7 @@ class Classifier:
                 n_tokens=len(ids),
                 is_truncated=is_truncated,
             )
-            for row, (ids, is_truncated) in zip(shares, encoded, strict=True)
+            for row, (ids, is_truncated) in zip(probabilities, encoded, strict=True)
         ]
 
     def save(
@@ -167,10 +169,8 @@ class Classifier:
     def _logits(self, sequences: Sequence[list[int]]) -> Tensor:
         self.model.eval()
         logits = torch.empty(len(sequences), len(self.labels))
-        for numbers in batches_by_length([len(ids) for ids in sequences], _BATCH_SIZE):
-            inputs, lengths = padded([sequences[number] for number in numbers])
-            device = self.model.device
-            logits[numbers] = class_logits(self.model, inputs.to(device), lengths.to(device)).float().cpu()
+        for numbers, inputs, lengths in padded_batches(sequences, self.model.device):
+            logits[numbers] = class_logits(self.model, inputs, lengths).float().cpu()
         if not logits.isfinite().all():
             raise FloatingPointError("a logit is not finite: the model's weights are damaged; load or train them anew")
         return logits
@@ -217,26 +217,12 @@ def class_logits(model: GPTModel, inputs: Tensor, lengths: Tensor) -> Tensor:
     are not even computed. The model may be any that ``GPTModel`` describes, LoRA in it or not. Raises ValueError for a
     length outside 1..T.
     """
-    shortest, longest = int(lengths.min()), int(lengths.max())
+    if lengths.shape != (len(inputs),):
+        raise ValueError(f"lengths must have shape ({len(inputs)},), one a text, got {tuple(lengths.shape)}")
+    shortest, longest = (int(lengths.min()), int(lengths.max())) if len(lengths) else (1, 0)
     if shortest < 1 or longest > inputs.shape[1]:
         raise ValueError(f"lengths must lie between 1 and {inputs.shape[1]}, got {shortest} to {longest}")
     return model.out_head(model.features(inputs[:, :longest], rows=lengths - 1))
-
-
-def padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Return ids (B, T) int64, shorter sequences padded on the right with 0, and their lengths (B,)."""
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    inputs = torch.zeros(len(sequences), int(lengths.max()), dtype=torch.int64)
-    for row, ids in zip(inputs, sequences, strict=True):
-        row[: len(ids)] = torch.tensor(ids)
-    return inputs, lengths
-
-
-def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Yield the numbers of sequences in batches, the shortest first, so that little padding is computed."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
 
 
 def with_class_head(
@@ -245,8 +231,12 @@ def with_class_head(
     """Return a new model with the parameters of ``model`` (the same memory, not copies) and a head for ``n_classes``.
 
     The head is chapter 6's, a Linear with a bias, drawn as torch draws it but from ``seed`` alone. ``drop_rate`` is
-    the new model's dropout (None: as it was). Raises ValueError as ``GPTConfig`` does.
+    the new model's dropout (None: as it was). Raises ValueError as ``GPTConfig`` does, and for
+    a ``GPTModelFast``, whose parameters have other names, or a model with LoRA in it.
     """
+    if isinstance(model, GPTModelFast):
+        raise ValueError("GPTModelFast cannot be saved or given another head; load its weights into a GPTModel")
+    refuse_lora(model)
     drop_rate = model.config.drop_rate if drop_rate is None else drop_rate
     config = dataclasses.replace(model.config, n_classes=n_classes, tie_weights=False, drop_rate=drop_rate)
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("out_head.")}

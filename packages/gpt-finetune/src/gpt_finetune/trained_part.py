@@ -1,8 +1,8 @@
 """The trained part of a model behind its frozen trunk, whose vectors are computed once and reused in every epoch.
 
 With all blocks but the last frozen, an epoch of GPT-2 computes eleven blocks whose result never changes. Here a table
-keeps what leaves the trunk, a row for each token of the training texts; a batch then names rows of the table instead of
-token ids, and all else stays as it is.
+keeps what leaves the trunk, an entry for each token of the training texts; a batch then names entries instead of token
+ids, and all else stays as it is.
 
 Shapes: B texts, T tokens, D width, N tokens of all texts.
 """
@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt_core import GPTModel
-from gpt_finetune.classifier import batches_by_length, padded
-
-_BATCH_SIZE = 32
+from gpt_finetune.padding import padded_batches
 
 
 class TrainedPart(nn.Module):
@@ -48,9 +46,9 @@ class TrainedPart(nn.Module):
 
     @torch.no_grad()
     def reuse(self, sequences: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Compute the trunk for all ``sequences`` of ids; return each one's rows of the table: pass those instead.
+        """Compute the trunk for all ``sequences`` of ids; return each one's entries in the table: pass those instead.
 
-        From now on ``forward`` takes such rows. Raises ValueError if there is no trunk.
+        From now on ``forward`` takes such entries. Raises ValueError if there is no trunk.
         """
         if not self.n_frozen:
             raise ValueError("nothing is frozen before the first trained parameter, so there is nothing to reuse")
@@ -59,9 +57,8 @@ class TrainedPart(nn.Module):
             starts.append(starts[-1] + len(ids))
         weight = self.model.tok_emb.weight
         table = torch.empty(starts[-1], weight.shape[1], dtype=weight.dtype, device=weight.device)       # (N, D)
-        for numbers in batches_by_length([len(ids) for ids in sequences], _BATCH_SIZE):
-            inputs, lengths = padded([sequences[number] for number in numbers])
-            vectors = self._trunk(inputs.to(weight.device))                                              # (B, T, D)
+        for numbers, inputs, lengths in padded_batches(sequences, weight.device):
+            vectors = self._trunk(inputs)                                                                # (B, T, D)
             for number, length, vector in zip(numbers, lengths.tolist(), vectors, strict=True):
                 table[starts[number] : starts[number] + length] = vector[:length]
         self._table = table
@@ -70,7 +67,7 @@ class TrainedPart(nn.Module):
     def forward(self, inputs: Tensor, rows: Tensor | None = None) -> Tensor:
         """Return the vectors that the head reads: (B, D) at the positions ``rows`` (B,), or all, (B, T, D).
 
-        ``inputs`` (B, T) are token ids, or after ``reuse`` rows of the table.
+        ``inputs`` (B, T) are token ids, or after ``reuse`` entries of the table.
         """
         if not self.n_frozen:
             return self.model.features(inputs, rows=rows)
@@ -79,7 +76,9 @@ class TrainedPart(nn.Module):
         return self.model.final_norm(self.model.run_blocks(x, first=self.n_frozen, rows=rows))
 
     def _trunk(self, inputs: Tensor) -> Tensor:
-        return self.model.run_blocks(self.model.embed(inputs), last=self.n_frozen)
+        # Without autocast, as for the table: the trained weights must not depend on whether there is one.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return self.model.run_blocks(self.model.embed(inputs), last=self.n_frozen)
 
 
 def n_frozen_blocks(model: GPTModel) -> int:

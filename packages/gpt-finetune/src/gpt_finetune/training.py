@@ -20,15 +20,15 @@ from torch.nn.functional import cross_entropy
 
 from gpt_finetune.class_batches import ClassBatches
 from gpt_finetune.class_loss import ClassLoss
-from gpt_finetune.classifier import Classifier, batches_by_length, padded
+from gpt_finetune.classifier import Classifier
 from gpt_finetune.encode import SupportsEncode
 from gpt_finetune.kept_weights import KeptWeights
 from gpt_finetune.labelled import LabelledTexts
+from gpt_finetune.padding import padded_batches
 from gpt_finetune.trained_part import TrainedPart
 from gpt_train import DataError, TrainConfig, train
 
 _REUSE_BYTES = 4 << 30  # of the table of a frozen trunk: 124M keeps 1.4 million tokens in it
-_JUDGED_AT_ONCE = 32  # texts in a batch without gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +49,8 @@ class ClassifierConfig:
     """Weight of the next-token loss on the same texts, beside the class's (Radford et al. 2018, section 3.2)."""
     every_token: float = 0.0
     """Share of the loss that is the class's at every token of a text, later ones weighing more; 0: at its last only."""
-    average: float = 0.0
-    """Decay a step of the moving average of the weights, which is judged and kept; 0: no average."""
+    ema_decay: float = 0.0
+    """Decay a step of the exponential moving average of the weights, which is judged and kept; 0: no average."""
     patience: int = 0
     """Stop after so many epochs without a lower validation loss; 0: go through all epochs."""
     keep_best: bool = True
@@ -67,7 +67,7 @@ class ClassifierConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("lm_weight", math.inf), ("average", 1),
+        for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("lm_weight", math.inf), ("ema_decay", 1),
                             ("every_token", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
@@ -134,25 +134,29 @@ def train_classifier(
     None: the classifier's own. A frozen trunk is then not reused, as its inputs change.
 
     Trained is what requires a gradient. While a report with scores is handed out, the model holds the weights that were
-    judged and may be saved; after the last report, or when the caller stops before, it holds those to be kept.
+    judged and may be saved; once the generator has ended or is closed, it holds those to be kept. A ``for`` loop over
+    the call itself closes it at a ``break``; one that you keep in a variable, ``close()`` it. Texts that are longer
+    than the classifier reads are trained on up to there, and a warning tells how many they are.
 
     Raises DataError if there is no text, a label is none of the classifier's or a text is empty; ValueError if nothing
-    requires a gradient, or ``patience`` has no validation texts to go by; FloatingPointError, with the weights
-    unchanged, if a loss is not finite.
+    requires a gradient, or ``patience`` has no validation texts to go by; FloatingPointError if a loss is not finite:
+    that step changes nothing, and the model then holds the weights to be kept.
     """
     config = config or ClassifierConfig()
     if not texts:
         raise DataError(f"{texts.source} has no text to train on; give one of each class at least")
-    if config.patience and not validation:
+    if validation is not None and not validation:
+        raise DataError(f"{validation.source} has no text to validate by; give some, or leave validation out")
+    if config.patience and validation is None:
         raise ValueError(f"patience={config.patience} goes by validation texts; pass some, or patience=0")
     torch.manual_seed(config.seed)
     part = TrainedPart(classifier.model)
     sequences, classes = encode_labelled(classifier, texts)
-    held_out, held_out_classes = encode_labelled(classifier, validation) if validation else ([], [])
+    held_out, held_out_classes = encode_labelled(classifier, validation) if validation is not None else ([], [])
     is_fixed = epoch_tokenizer is None and not config.lm_weight
     if config.reuse_trunk and is_fixed and _can_be_reused(part, [*sequences, *held_out]):
-        rows = part.reuse([*sequences, *held_out])
-        sequences, held_out = rows[: len(sequences)], rows[len(sequences) :]
+        entries = part.reuse([*sequences, *held_out])
+        sequences, held_out = entries[: len(sequences)], entries[len(sequences) :]
 
     def of_epoch(number: int) -> list[list[int]]:
         return sequences if epoch_tokenizer is None else classifier.encode_all(texts.texts, epoch_tokenizer(number))
@@ -167,7 +171,7 @@ def train_classifier(
         _class_weights(classes, len(classifier.labels), config), every_token=config.every_token,
         lm_weight=config.lm_weight,
     )
-    kept = KeptWeights(part, average=config.average)
+    kept = KeptWeights(part, ema_decay=config.ema_decay)
     # As many training texts as held-out ones are judged, drawn: every n-th might be of one class only.
     judged = random.Random(config.seed).sample(range(len(sequences)), min(len(sequences), len(held_out)))
     lowest, n_since = math.inf, 0
@@ -204,16 +208,23 @@ def encode_labelled(classifier: Classifier, texts: LabelledTexts) -> tuple[list[
     Raises DataError naming file and line of a label that the classifier does not know, or of a text without a token.
     """
     numbers = {label: number for number, label in enumerate(classifier.labels)}
-    sequences, classes = [], []
+    sequences, classes, n_truncated = [], [], 0
     for text, label, line in zip(texts.texts, texts.labels, texts.lines, strict=True):
         if label not in numbers:
             known = ", ".join(classifier.labels)
             raise DataError(f"{texts.source}:{line}: unknown label {label!r}; the classifier knows {known}")
         try:
-            sequences.append(classifier.encode(text)[0])
+            ids, is_truncated = classifier.encode(text)
         except ValueError as error:
             raise DataError(f"{texts.source}:{line}: {error}") from None
+        sequences.append(ids)
         classes.append(numbers[label])
+        n_truncated += is_truncated
+    if n_truncated:
+        warnings.warn(
+            f"{n_truncated:,} of {len(texts):,} texts to learn from or to choose by are longer than "
+            f"{classifier.max_length} tokens and read up to there", stacklevel=3,
+        )
     return sequences, classes
 
 
@@ -242,11 +253,8 @@ def _judge(part: TrainedPart, sequences: Sequence[Sequence[int]], classes: Seque
     was_training = part.training
     part.eval()
     logits = torch.empty(len(sequences), part.model.config.n_outputs)
-    for numbers in batches_by_length([len(ids) for ids in sequences], _JUDGED_AT_ONCE):
-        inputs, lengths = padded([sequences[number] for number in numbers])
-        device = part.model.device
-        vectors = part(inputs.to(device), lengths.to(device) - 1)
-        logits[numbers] = part.model.out_head(vectors).float().cpu()
+    for numbers, inputs, lengths in padded_batches(sequences, part.model.device):
+        logits[numbers] = part.model.out_head(part(inputs, lengths - 1)).float().cpu()
     part.train(was_training)
     wanted = torch.tensor(classes)
     is_right = (logits.argmax(dim=-1) == wanted).double()
