@@ -411,7 +411,8 @@ def test_no_text_at_all_and_nothing_to_train_are_refused():
 def test_longer_texts_are_cut_as_the_classifier_cuts_them():
     classifier = made()
     classifier.max_length = 3
-    sequences, classes = encode_labelled(classifier, texts_of(5))
+    with pytest.warns(UserWarning, match="5 of 5 texts to learn from or to choose by are longer than 3 tokens"):
+        sequences, classes = encode_labelled(classifier, texts_of(5))
     assert all(len(ids) == 3 for ids in sequences)
     assert [LABELS[number] for number in classes] == list(texts_of(5).labels)
 
@@ -422,7 +423,7 @@ def test_longer_texts_are_cut_as_the_classifier_cuts_them():
         ("epochs", 0, "at least 1"), ("epochs", 1.5, "whole number"), ("batch_size", True, "whole number"),
         ("patience", -1, "at least 0"), ("seed", -1, "at least 0"), ("seed", 2**63, r"below 2\*\*63"),
         ("lr", -1e-5, "at least 0"), ("lr", math.nan, "finite"), ("weight_decay", math.inf, "finite"),
-        ("lm_weight", "0.5", "finite"), ("average", 1.0, "below 1"), ("average", True, "below 1"),
+        ("lm_weight", "0.5", "finite"), ("ema_decay", 1.0, "below 1"), ("ema_decay", True, "below 1"),
         ("every_token", 1.0, "below 1"), ("every_token", -0.1, "at least 0"),
         ("class_weights", "even", "balanced, none"), ("precision", "float16", "auto, float32, bfloat16"),
         ("keep_best", 1, "True or False"), ("reuse_trunk", "yes", "True or False"),
