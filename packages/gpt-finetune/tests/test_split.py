@@ -1,9 +1,10 @@
+import contextlib
 import random
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gpt_finetune.duplicates import count_duplicates, duplicate_groups, normalised
@@ -138,6 +139,21 @@ def test_equal_texts_with_different_labels_are_counted_and_stay_together():
 def test_a_fraction_of_zero_leaves_its_part_empty():
     split = split_labelled(labelled(words(10)), validation=0, test=0)
     assert (len(split.train), len(split.validation), len(split.test)) == (10, 0, 0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 4)), min_size=5, max_size=14),
+    st.integers(0, 5), st.sampled_from([{"validation": 0.0, "test": 0.4}, {"validation": 0.4, "test": 0.0}]),
+)  # fmt: skip
+@example(
+    list(zip("abbabaaaababaa", [2, 4, 4, 4, 0, 2, 0, 3, 0, 3, 2, 4, 2, 2], strict=True)), 0,
+    {"validation": 0.4, "test": 0.0},
+)  # fmt: skip
+def test_a_fraction_of_zero_leaves_its_part_empty_whatever_the_groups(rows, seed, fractions):
+    data = labelled((f"text {i}", label) for i, (label, _) in enumerate(rows))
+    with contextlib.suppress(DataError):  # large groups may leave a part without a label
+        split = split_labelled(data, seed=seed, groups=[group for _, group in rows], **fractions)
+        assert len(split.test if fractions["test"] == 0 else split.validation) == 0
 
 
 @pytest.mark.parametrize(("fractions", "part"), [({"validation": 0.1}, "validation"), ({"test": 0.01}, "test")])

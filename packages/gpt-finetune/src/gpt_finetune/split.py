@@ -66,7 +66,8 @@ def split_labelled(
     elif groups is not None and (isinstance(groups, str) or len(groups) != len(data)):
         raise ValueError(f"groups must be 'duplicates', None or {len(data)} numbers, one a text, got {groups!r:.60}")
     fractions = {"test": test, "validation": validation, "train": 1 - test - validation}
-    room = _room(data, fractions)
+    # Parts without a fraction are no choice at all: a group that fits nowhere would go there, too.
+    room = _room(data, {part: fraction for part, fraction in fractions.items() if fraction})
     row_by_row = _row_by_row(data.labels, room, seed)
     parts = row_by_row if groups is None else _whole(data.labels, room, row_by_row, groups)
     chosen = {name: data.select(i for i, part in enumerate(parts) if part == name) for name in fractions}
