@@ -130,7 +130,8 @@ def test_a_bare_checkpoint_is_a_classifier_too(run: Path, capsys: pytest.Capture
     [
         ([], 2, "usage: gpt-spam"),
         (["clasify", "x"], 2, "did you mean 'classify'?"),
-        (["classify", "nowhere", "x"], 1, "nowhere is no folder"),
+        (["classify", "nowhere", "x"], 2, "nowhere is no folder"),
+        (["--version"], 0, "0.1."),
         (["classify", "run", "--fiel", "x"], 2, "--fiel"),
     ],
 )
@@ -152,3 +153,11 @@ def test_a_typo_is_told_without_waiting_for_torch() -> None:
     code = "import sys; from gpt_spam.cli import main; main(['trian']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_evaluate_writes_into_a_new_folder_only(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "test" / "report.json").read_bytes()
+    assert main(["evaluate", str(run), "--out", str(run / "test")]) == 2
+    assert "holds something already" in capsys.readouterr().err
+    assert main(["evaluate", str(run)]) == 0
+    assert (run / "test" / "report.json").read_bytes() == before

@@ -1,6 +1,9 @@
 """`gpt-spam train`: what it writes, what it begins from, and how it ends where it cannot go on."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,7 +146,7 @@ def test_a_folder_with_something_in_it_is_not_written_into(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.txt").write_text("keep me", encoding="utf-8")
-    assert main(["train", "--data", str(data), "--out", str(tmp_path), *QUICKLY]) == 1
+    assert main(["train", "--data", str(data), "--out", str(tmp_path), *QUICKLY]) == 2
     assert "holds something already" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
@@ -163,22 +166,49 @@ def test_an_interrupted_run_keeps_its_best_classifier(
     monkeypatch.setattr(terminal.Progress, "update", until_the_second_epoch)
     out = tmp_path / "run"
     assert main(["train", "--data", str(data), "--out", str(out), "--epochs", "2", "--device", "cpu"]) == 130
-    assert "is kept in" in capsys.readouterr().err
-    assert main(["classify", str(out), "hello"]) == 0
+    assert "what was trained until then is kept" in capsys.readouterr().err
+    assert main(["evaluate", str(out)]) == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--model", "125M"], "unknown GPT-2 size '125M'"),
-        (["--validation", "0.9", "--test", "0.5"], "validation"),
+        (["--validation", "0.9", "--test", "0.5"], "leave nothing to train on"),
+        (["--validation", "0"], "--validation must lie between 0 and 1, got 0.0"),
+        (["--test", "1"], "--test must lie between 0 and 1"),
         (["--epochs", "0"], "epochs must be"),
+        (["--lr", "nan"], "lr must be"),
+        (["--lora-rank", "8"], "needs --tune lora"),
+        (["--tune", "lora", "--lora-rank", "0"], "rank must be"),
+        (["--max-length", "9999"], "more than the small model's context"),
+        (["--seed", "99999999999999999999"], "seed must be below"),
+        (["--data", "nowhere.tsv"], "nowhere.tsv is no file"),
     ],
 )
 def test_a_setting_that_cannot_be_is_a_usage_error(
     arguments: list[str], expected: str, tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert main(["train", "--data", str(data), "--out", str(out), "--device", "cpu", *arguments]) == 2
-    assert expected in capsys.readouterr().err
+    code = main(["train", "--data", str(data), "--out", str(out), "--device", "cpu", *arguments])
+    error = capsys.readouterr().err
+    assert code == (3 if "no file" in expected else 2)
+    assert expected in error
+    assert "pretraining" not in error
     assert not out.exists()
+
+
+def test_sigterm_cleans_up_as_ctrl_c_does(tmp_path: Path, data: Path) -> None:
+    code = "import sys; from gpt_spam.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "train", "--data", str(data), "--out", str(tmp_path / "run"), *QUICKLY]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("pretraining: step"):
+                process.terminate()
+                break
+        rest = process.stderr.read()
+    assert process.returncode == (1 if os.name == "nt" else 143)
+    if os.name != "nt":  # where there is no such signal, only an end without one
+        assert "stopped" in rest
+        assert not (tmp_path / "run").exists()

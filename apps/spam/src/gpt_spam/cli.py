@@ -4,9 +4,13 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from typing import NoReturn
 
 from gpt_spam.errors import BAD_DATA, FAILURE, NETWORK, RESOURCE, USAGE, SpamError
 from gpt_spam.terminal import say
@@ -25,15 +29,16 @@ _NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")  # torch'
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv`` (None: this process's) and return its exit code.
 
-    0 done; 1 failure; 2 usage; 3 bad input data; 4 network; 5 no room on disk or in memory; 130 after Ctrl-C; 141
-    where nobody reads stdout any more. Results go to stdout, progress and the one sentence of an error to stderr.
+    0 done; 1 failure; 2 usage; 3 bad input data; 4 network; 5 no room on disk or in memory; 130 and 143 after Ctrl-C
+    and SIGTERM; 141 where nobody reads stdout any more. Results go to stdout, progress and the one sentence of an
+    error to stderr.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal of another encoding
     try:
-        with warnings.catch_warnings():
+        with _ended_by_sigterm(), warnings.catch_warnings():
             warnings.filterwarnings("always", category=UserWarning, module=r"gpt_\w+")
             warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
             return _run(arguments)
@@ -54,6 +59,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
 
 
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within it SIGTERM ends the command as Ctrl-C does, so that what is unfinished is cleaned up."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        say("gpt-spam: stopped")
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         lines = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
@@ -63,6 +86,9 @@ def _run(arguments: list[str]) -> int:
         )
         return 0 if arguments else USAGE
     name = arguments[0]
+    if name == "--version":
+        print(version("gpt-spam"))
+        return 0
     if name not in COMMANDS:
         import difflib
 

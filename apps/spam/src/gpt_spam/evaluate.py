@@ -11,8 +11,9 @@ import tyro
 
 from gpt_spam.device import Device
 from gpt_spam.judging import commonest_share, judge
-from gpt_spam.messages import read_file, say_left_out
-from gpt_spam.run_folder import TEST, open_classifier, read_side
+from gpt_spam.messages import SYNTHETIC, read_file, say_left_out
+from gpt_spam.run_folder import TEST, check_free, open_classifier, read_side, source_of
+from gpt_spam.synthetic import SYNTHETIC_NOTE
 from gpt_spam.terminal import say
 
 
@@ -36,7 +37,7 @@ class Evaluate:
     """Rows that may be bad: they are left out and reported; one more is an error."""
 
     out: Path | None = None
-    """Folder for report.json and the pictures; by default RUN/test, and with --data none."""
+    """New folder for report.json and the pictures; without it nothing is written."""
 
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the report as one JSON object."""
@@ -47,25 +48,27 @@ class Evaluate:
 
 def run(settings: Evaluate) -> int:
     """Print the figures and return the exit code."""
+    if settings.out is not None:
+        check_free(settings.out)
     classifier = open_classifier(settings.run, device=settings.device)
-    out = settings.out
+    if source_of(settings.run) == SYNTHETIC:
+        say(SYNTHETIC_NOTE)
     if settings.data is None:
-        texts, out = read_side(settings.run, TEST), out or settings.run / TEST
+        texts = read_side(settings.run, TEST)
     else:
         texts = read_file(
             settings.data, template=classifier.template.text, label=settings.label, columns=settings.columns,
             max_bad=settings.max_bad,
         )
         say_left_out(texts)
-    judgement = judge(classifier, texts, folder=out)
+    judgement = judge(classifier, texts, folder=settings.out)
     if settings.json:
-        content = {"source": texts.source, "n_truncated": judgement.n_truncated, **judgement.report.to_dict()}
-        print(json.dumps(content, ensure_ascii=False))
+        print(json.dumps(judgement.to_dict(), ensure_ascii=False))
     else:
         print(f"{texts.source}: {len(texts):,} texts; always the commonest label would be right in "
               f"{commonest_share(texts):.4f}; {judgement.n_truncated:,} texts were longer than {classifier.max_length} "
               f"tokens and read up to there\n")
         print(judgement.report.to_markdown(), end="")
-    if out is not None:
-        say(f"report.json and pictures are in {out}")
+    if settings.out is not None:
+        say(f"report.json and pictures are in {settings.out}")
     return 0

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gpt_eval import ClassificationReport, evaluate_classifier, plot_calibration, plot_confusion, plot_roc
 from gpt_finetune import Classifier, LabelledTexts, Prediction
@@ -24,6 +25,11 @@ class Judgement:
     n_truncated: int
     """Texts longer than the classifier reads: the rest of them was not looked at."""
     predictions: Sequence[Prediction]
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures as what JSON knows."""
+        return {"source": self.source, "n_truncated": self.n_truncated, **self.report.to_dict()}
 
 
 def judge(classifier: Classifier, texts: LabelledTexts, *, folder: Path | None = None) -> Judgement:
@@ -42,12 +48,12 @@ def judge(classifier: Classifier, texts: LabelledTexts, *, folder: Path | None =
     probabilities = [list(one.probabilities.values()) for one in predictions]
     classes, positive = classifier.labels, positive_of(classifier.labels)
     report = evaluate_classifier(texts.labels, probabilities, classes=classes, positive=positive)
-    judgement = Judgement(report, sum(one.is_truncated for one in predictions), predictions)
+    n_truncated = sum(one.is_truncated for one in predictions)
+    judgement = Judgement(report, n_truncated, predictions, texts.source)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"source": texts.source, "n_truncated": judgement.n_truncated, **report.to_dict()}
         with (folder / "report.json").open("w", encoding="utf-8", newline="\n") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
+            json.dump(judgement.to_dict(), file, indent=2, ensure_ascii=False)
             file.write("\n")
         plot_confusion(report, folder / PICTURES[0])
         if report.roc_auc.value is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpt_finetune import LabelledTexts, Texts, download_spam_data, read_labelled
+from gpt_spam.errors import BAD_DATA, SpamError
 from gpt_spam.synthetic import SYNTHETIC_NOTE, synthetic_messages
 from gpt_spam.terminal import say
 from gpt_weights import cache_folder
@@ -43,9 +44,16 @@ def find_messages(
 def read_file(
     path: Path, *, template: str, label: str, columns: Sequence[str], max_bad: int
 ) -> LabelledTexts:
-    """Return the labelled texts of a file; the SMS Spam Collection is known by its name, and that it has no header."""
-    if not columns and path.name.startswith("SMSSpamCollection") and (label, template) == ("label", "{text}"):
-        columns = SMS_COLUMNS
+    """Return the labelled texts of a file; the SMS Spam Collection is known by its first line: it has no header.
+
+    Raises SpamError (exit code 3) if there is no such file.
+    """
+    if not path.is_file():
+        raise SpamError(f"{path} is no file; give a .csv, .tsv or .jsonl with labelled texts", exit_code=BAD_DATA)
+    if not columns and path.suffix == ".tsv" and (label, template) == ("label", "{text}"):
+        with path.open("rb") as file:
+            if file.read(5).startswith((b"ham\t", b"spam\t")):
+                columns = SMS_COLUMNS
     return read_labelled(path, template=template, label=label, columns=columns or None, max_bad=max_bad)
 
 

@@ -32,7 +32,8 @@ def write_report(
     pictures = "\n".join(
         f"![{name.removesuffix('.png')}]({TEST}/{name})" for name in PICTURES if (run / TEST / name).exists()
     )
-    training = "\n".join(f"| {name} | `{value}` |" for name, value in about["training"].items())
+    rows = {**about["settings"], **{f"training: {name}": value for name, value in about["training"].items()}}
+    settings = "\n".join(f"| {name} | {_cell(str(value))} |" for name, value in rows.items())
     page = f"""# A text classifier: {", ".join(map(_cell, classifier.labels))}
 
 {_note(texts)}Made by `gpt-spam train` from {_cell(texts.source)}.
@@ -58,11 +59,11 @@ other texts of the same kind and this classifier; another seed gives another cla
 {texts.n_rows:,} rows: {len(texts):,} texts, {len(texts.left_out):,} left out. {split.n_duplicates:,} texts equal or
 nearly equal another one; each group of them is on one side, and {split.n_moved:,} were moved for that.
 {split.n_conflicting:,} of the texts that are equal carry different labels. Of a text the first
-{classifier.max_length:,} tokens are read; {judgement.n_truncated:,} of the held-out texts are longer.
+{classifier.max_length:,} tokens are read; how many texts are longer stands in the last column.
 
-| | texts | {" | ".join(map(_cell, classifier.labels))} |
-| --- | ---: |{" ---: |" * len(classifier.labels)}
-{_sides(split, classifier.labels)}
+| | texts | {" | ".join(map(_cell, classifier.labels))} | longer |
+| --- | ---: |{" ---: |" * len(classifier.labels)} ---: |
+{_sides(split, classifier)}
 
 ## The mistakes on the held-out texts
 
@@ -72,7 +73,7 @@ nearly equal another one; each group of them is on one side, and {split.n_moved:
 
 | setting | value |
 | --- | --- |
-{training}
+{settings}
 
 Made with Python {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in _PACKAGES)}.
 The classifier is in `{MODEL}`, a checkpoint directory with its labels, template and tokenizer.
@@ -91,7 +92,7 @@ def _note(texts: LabelledTexts) -> str:
 
 def _kept(epochs: Sequence[ClassifierReport], *, keep_best: bool) -> str:
     if not keep_best:
-        return f"The weights kept are those after all {epochs[-1].epoch} epochs."
+        return f"The weights kept are those at the end, after epoch {epochs[-1].epoch}."
     best = [report for report in epochs if report.is_best][-1]
     return f"The weights kept are those of epoch {best.epoch} of {epochs[-1].epoch}, with the lowest validation loss."
 
@@ -106,12 +107,14 @@ def _plot_epochs(run: Path, epochs: Sequence[ClassifierReport], *, n_texts: int)
         plot_values(numbers, seen, first, second, label=label, path=run / f"{label}.png")
 
 
-def _sides(split: Split, labels: Sequence[str]) -> str:
+def _sides(split: Split, classifier: Classifier) -> str:
     sides = {"training": split.train, "validation": split.validation, "held out": split.test}
-    return "\n".join(
-        f"| {name} | {len(side):,} | {' | '.join(f'{side.counts.get(label, 0):,}' for label in labels)} |"
-        for name, side in sides.items()
-    )
+    lines = []
+    for name, side in sides.items():
+        counts = (f"{side.counts.get(label, 0):,}" for label in classifier.labels)
+        n_longer = sum(classifier.encode(text)[1] for text in side.texts)
+        lines.append(f"| {name} | {len(side):,} | {' | '.join(counts)} | {n_longer:,} |")
+    return "\n".join(lines)
 
 
 def _mistakes(texts: LabelledTexts, judgement: Judgement) -> str:

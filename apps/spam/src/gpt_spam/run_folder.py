@@ -15,21 +15,24 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from gpt_core import CheckpointError
+from gpt_core import CheckpointError, read_checkpoint
 from gpt_finetune import Classifier, LabelledTexts, load_classifier, read_labelled
 from gpt_spam.device import resolve_device
-from gpt_spam.errors import SpamError
+from gpt_spam.errors import USAGE, SpamError
 from gpt_tokenizer import get_tokenizer
 
 MODEL, ADAPTER, SPLIT, TEST, METRICS, README = "model", "adapter", "split", "test", "metrics.jsonl", "README.md"
 SIDES = ("train", "validation", "test")
 
 
-def begin_run(folder: Path) -> None:
-    """Make the run's folder; SpamError if it is there already with something in it: nothing is overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise SpamError(f"{folder} holds something already; choose another folder by --out, or delete it")
+def check_free(folder: Path) -> None:
+    """Raise SpamError (exit code 2) unless ``folder`` is missing or empty: nothing is overwritten."""
+    if folder.exists() and not folder.is_dir():
+        raise SpamError(f"{folder} is a file; choose a folder by --out", exit_code=USAGE)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise SpamError(
+            f"{folder} holds something already; choose another folder by --out, or delete it", exit_code=USAGE
+        )
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
@@ -56,14 +59,24 @@ def read_side(run: Path, side: str) -> LabelledTexts:
     return read_labelled(path)
 
 
+def source_of(run: Path) -> str | None:
+    """Return where the texts came from that a run's classifier was trained on; None if it does not say."""
+    source = read_checkpoint(_model_folder(run)).provenance.get("source")
+    return source if isinstance(source, str) else None
+
+
+def _model_folder(run: Path) -> Path:
+    if not run.is_dir():
+        raise SpamError(f"{run} is no folder; give one that gpt-spam train made, such as runs/spam", exit_code=USAGE)
+    return run / MODEL if (run / MODEL).is_dir() else run
+
+
 def open_classifier(run: Path, *, device: str) -> Classifier:
     """Return the classifier of a run's folder, or of a checkpoint directory.
 
     Raises SpamError if there is no such folder; DataError and CheckpointError if it is none of a classifier.
     """
-    if not run.is_dir():
-        raise SpamError(f"{run} is no folder; give one that gpt-spam train made, such as runs/spam")
-    place = run / MODEL if (run / MODEL).is_dir() else run
+    place = _model_folder(run)
     try:
         return load_classifier(place, read_tokenizer=get_tokenizer, device=resolve_device(device))
     except CheckpointError as error:
