@@ -158,6 +158,13 @@ def test_a_file_without_a_text_is_an_error(write, text):
         read_labelled(write(text))
 
 
+def test_a_row_of_names_is_no_text_where_columns_are_given(write):
+    path = write("Label,Text\nham,a\n")
+    with pytest.raises(DataError) as caught:
+        read_labelled(path, columns=["label", "text"])
+    assert caught.value.args[0] == f"{path}:1: the first row is the row of names; leave out columns"
+
+
 def test_a_txt_has_no_labels(write):
     with pytest.raises(DataError, match="texts without labels"):
         read_labelled(write("a\n", ".txt"))

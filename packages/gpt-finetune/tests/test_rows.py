@@ -228,6 +228,20 @@ def test_columns_are_refused_where_a_file_has_none(rows, suffix):
         rows("a\n", suffix, columns=["text"])
 
 
+@pytest.mark.parametrize(("data", "suffix"), [
+    ("label,text\nham,a\n", ".csv"), ("\n Label\tTEXT \nham\ta\n", ".tsv"), ("\ufefflabel,text\n", ".csv"),
+])  # fmt: skip
+def test_columns_are_refused_where_the_first_row_has_them(rows, data, suffix):
+    with pytest.raises(DataError, match=r":[12]: the first row is the row of names; leave out columns"):
+        rows(data, suffix, columns=["label", "text"])
+
+
+def test_only_the_first_row_can_be_the_row_of_names(rows):
+    found = rows("ham,a\nlabel,text\n", columns=["label", "text"])
+    assert found == [Row(1, {"text": "a"}), Row(2, {"text": "text"})]
+    assert rows("text\n", ".txt") == [Row(1, {"text": "text"})]
+
+
 def test_a_missing_column_lists_those_there_are_and_the_way_out(rows):
     with pytest.raises(DataError, match=r"no column 'text' \(it has 'ham', 'Hi'\).*with columns"):
         rows("ham\tHi\nspam\tBuy\n", ".tsv")

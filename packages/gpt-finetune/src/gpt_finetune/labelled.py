@@ -117,7 +117,8 @@ def read_labelled(
 
     Rows without text are left out and listed. Raises DataError for a bad row, naming file, line and, where one is
     known, column, unless no more than ``max_bad`` are: they are left out and listed, too. DataError as well if
-    the file has another suffix, lacks a column or has no text; ValueError for a bad template; OSError if unreadable.
+    the file has another suffix, lacks a column, has no text, or its first row is the one of names although
+    ``columns`` are given; ValueError for a bad template; OSError if unreadable.
     """
     made = Template(template)
     if label.casefold() in (name.casefold() for name in made.fields):

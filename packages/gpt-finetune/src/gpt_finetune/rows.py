@@ -54,7 +54,7 @@ def read_rows(path: Path, wanted: Sequence[str], *, columns: Sequence[str] | Non
 
     ``columns`` names the fields of a .csv or .tsv without a row of names. A name is found as it is, or else if one
     column differs from it in case only. Raises DataError for what concerns the whole file: another suffix, UTF-16,
-    no row of names, or one without a wanted name.
+    no row of names, one without a wanted name, or one that is there although ``columns`` are given.
     """
     kind = path.suffix.lower()
     if kind not in SUFFIXES:
@@ -68,7 +68,14 @@ def read_rows(path: Path, wanted: Sequence[str], *, columns: Sequence[str] | Non
         elif kind == ".txt":
             yield from _table(path, _split(lines, None), wanted, ["text"])
         else:
-            yield from _table(path, _quoted(lines) if kind == ".csv" else _split(lines, "\t"), wanted, columns)
+            table = _quoted(lines) if kind == ".csv" else _split(lines, "\t")
+            yield from _table(path, table if columns is None else _nameless(path, table, columns), wanted, columns)
+
+
+def read_csv(path: Path) -> Iterator[tuple[int, list[str]] | LeftOut]:
+    """Yield line and fields of each row of a CSV file, whatever its suffix: the row of names and blank lines, too."""
+    with path.open("rb") as file:
+        yield from _quoted(_Lines(path, file))
 
 
 class _Lines:
@@ -207,6 +214,18 @@ def _table(
             yield LeftOut(line, f"the row has {len(fields)} fields instead of {len(names)}; {why}")
         else:
             yield Row(line, {name: fields[place] for name, place in places.items()})
+
+
+def _nameless(path: Path, rows: Iterator[_Fields | LeftOut], names: Sequence[str]) -> Iterator[_Fields | LeftOut]:
+    """Yield the rows; DataError if the first one with anything in it is the row of names."""
+    known = [name.strip().casefold() for name in names]
+    is_first = True
+    for item in rows:
+        if is_first and not isinstance(item, LeftOut) and any(item[1]):
+            is_first = False
+            if [field.strip().casefold() for field in item[1]] == known:
+                raise DataError(f"{path}:{item[0]}: the first row is the row of names; leave out columns")
+        yield item
 
 
 def _places(path: Path, wanted: Sequence[str], names: Sequence[str]) -> dict[str, int]:
