@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,8 @@ import pytest
 import requests
 import tiktoken
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from gpt_finetune.spam_data import (
@@ -195,6 +198,19 @@ def test_another_file_under_its_name_is_an_error_and_stays(tmp_path):
     assert path.read_text(encoding="utf-8") == "mine"
 
 
+@needs_spam
+def test_a_collection_that_is_there_needs_no_requests(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "requests", None)  # as if it were not installed
+    with pytest.raises(ImportError, match=r"downloading needs requests: install 'gpt-finetune\[data\]'"):
+        download_spam_data(tmp_path)
+    path = tmp_path / "SMSSpamCollection.tsv"
+    path.write_bytes(SPAM.read_bytes())
+    assert download_spam_data(tmp_path) == path
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(DataError, match="not the SMS Spam Collection"):
+        download_spam_data(tmp_path)
+
+
 # --- balance and split ---
 
 
@@ -309,11 +325,51 @@ def test_a_message_cannot_hold_the_end_of_text_token(tmp_path):
     ("Text\na\n", "no column Label"),
     ("Label,Text\n", "no row"),
     ("Label,Text\nham,a\n", "must have whole numbers as Label, found 'ham'"),
-    ("Label,Text\n0,a\n,b\n", "must have whole numbers as Label"),
+    ("Label,Text\n0,a\n,b\n", ":3 must have whole numbers as Label, found ''"),
+    ("Label,Text\n0,a\n,\n", ":3 must have whole numbers as Label, found ''"),
+    ("Label,Text\n0,a\n1.0,b\n", ":3 must have whole numbers as Label, found '1.0'"),
+    ("", "no row"),
+    ("\n\n", "no row"),
+    ("Label,Text\n0,1,\n1,2,\n0,3,\n", ":2: the row has 3 fields instead of 2; put quotes around"),
+    ("Label,Text\n0,a\n0,a,b,c\n", ":3: the row has 4 fields instead of 2"),
+    ("Label,Text\n0,a\n1\n", ":3: the row has 1 fields instead of 2"),
+    ('Label,Text\n0,a\n1,"b\n0,c\n', ":3: a quote is opened and not closed"),
+    ('Label,Text\n0,"a"b\n', ":2: a quote within a quoted field is not doubled"),
+    ("Label,Text\n0,a\rb\n", ":2: a carriage return"),
+    ("Label,Text\n0,caf\udce9\n", ":2:6: byte 0xe9 is not UTF-8; if the file is latin-1, convert it"),
+    ("Label,Text,Text\n0,a,b\n", "more than one column Text"),
 ])
 def test_a_file_of_another_kind_is_an_error(tmp_path, text, words):
-    with pytest.raises(DataError, match=words):
-        SpamDataset(csv_file(tmp_path, text), Letters())
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(DataError, match=words) as caught:
+        SpamDataset(path, Letters())
+    assert caught.value.args[0].startswith(str(path))
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"))
+
+
+@given(st.lists(st.tuples(st.integers(-5, 5), texts, st.text("ab,\"\n")), min_size=1))
+def test_what_pandas_writes_is_read_as_it_was_with_further_columns_too(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("written") / "train.csv"
+    df = pd.DataFrame(rows, columns=["Label", "Text", "Note, or so"])
+    for part in (df, df[["Label", "Text"]], df[["Note, or so", "Text", "Label"]]):
+        part.to_csv(path, index=None)
+        found = SpamDataset(path, Letters())
+        assert found.data["Label"].dtype == "int64"
+        assert found.data.to_dict("list") == part.to_dict("list")
+
+
+def test_blank_lines_and_a_byte_order_mark_are_no_rows(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"\xef\xbb\xbfLabel,Text\r\n\r\n0,a\r\n  \r\n 1 ,b\r\n\r\n")
+    assert SpamDataset(path, Letters()).data.to_dict("list") == {"Label": [0, 1], "Text": ["a", "b"]}
+
+
+def test_a_file_that_is_not_there_is_the_systems_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        SpamDataset(tmp_path / "none.csv", Letters())
 
 
 @pytest.mark.parametrize("max_length", [0, -1])

@@ -8,6 +8,7 @@
 import hashlib
 import math
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpt_finetune.encode import SupportsEncode, encode_text
+from gpt_finetune.rows import LeftOut, read_csv
 from gpt_finetune.zip_member import read_zip_member
 from gpt_train import DataError
 
@@ -60,12 +62,12 @@ def download_spam_data(folder: Path | str, *, urls: Sequence[str] = SPAM_URLS) -
     It is fetched from the first of ``urls`` that delivers it, unless it is there. Its sha256 is checked either way.
     Raises DataError if another file is there under its name, ConnectionError if no address delivers it.
     """
-    requests = _requests()
     path = Path(folder) / "SMSSpamCollection.tsv"
     if path.exists():
         if hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
             raise DataError(f"{path} is not the SMS Spam Collection: its sha256 is another; move it away")
         return path
+    requests = _requests()
     path.parent.mkdir(parents=True, exist_ok=True)
     said = []
     for url in urls:
@@ -120,8 +122,10 @@ class SpamDataset(Dataset[tuple[Tensor, Tensor]]):
     """The rows of a CSV file with Label (whole numbers) and Text, as ids padded on the right to ``max_length``.
 
     ``max_length`` None: the longest text's; longer ones are cut. Whatever Text holds is text: "", "NA" and
-    "<|endoftext|>", too. A row is (ids (max_length,) int64, label () int64). Raises DataError if the file has no
-    row, lacks a column or has other labels; ValueError if ``max_length`` is below 1.
+    "<|endoftext|>", too. A row is (ids (max_length,) int64, label () int64). ``data`` has all the file's columns.
+    Quotes are those of RFC 4180, the file is UTF-8; blank lines are passed over. Raises DataError, naming the file and
+    where one is known the line, if it has no row, lacks a column, or if a row has other labels, another number of
+    fields than the first, or cannot be read; ValueError if ``max_length`` is below 1.
     """
 
     def __init__(
@@ -138,16 +142,9 @@ class SpamDataset(Dataset[tuple[Tensor, Tensor]]):
 
         if max_length is not None and max_length < 1:
             raise ValueError(f"max_length must be at least 1, or None for the longest text, got {max_length}")
-        self.data = pd.read_csv(csv_file, dtype={"Text": str}, keep_default_na=False)
-        for column in ("Label", "Text"):
-            if column not in self.data:
-                raise DataError(f"{csv_file} has no column {column} (it has {', '.join(map(str, self.data.columns))})")
-        if self.data.empty:
-            raise DataError(f"{csv_file} has no row; give a file with texts")
-        if not pd.api.types.is_integer_dtype(self.data["Label"]):
-            raise DataError(
-                f"{csv_file} must have whole numbers as Label, found {self.data['Label'].iloc[0]!r:.40}; map them "
-                'first: df["Label"] = df["Label"].map({"ham": 0, "spam": 1})')
+        names, rows = _read_rows(Path(csv_file))
+        self.data = pd.DataFrame(rows, columns=names)
+        self.data["Label"] = [int(label) for label in self.data["Label"]]
         encoded = [encode_text(tokenizer, text) for text in self.data["Text"]]
         self.max_length = max(1, max(map(len, encoded))) if max_length is None else max_length
         cut = [ids[: self.max_length] for ids in encoded]
@@ -159,6 +156,42 @@ class SpamDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __len__(self) -> int:
         return len(self.data)
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the names and the rows of a file with the columns Label, of whole numbers, and Text.
+
+    pandas' reader takes the first column for an index where rows are longer than the names, fills up shorter ones and
+    names no file.
+    """
+    names: list[str] = []
+    rows = []
+    for item in read_csv(path):
+        if isinstance(item, LeftOut):
+            raise DataError(item.located(path))
+        line, fields = item
+        if len(fields) < 2 and not "".join(fields).strip():
+            continue
+        if not names:
+            names = fields
+            for column in ("Label", "Text"):
+                if names.count(column) != 1:
+                    number = "more than one" if column in names else "no"
+                    raise DataError(f"{path} has {number} column {column} (it has {', '.join(names)})")
+            continue
+        if len(fields) != len(names):
+            raise DataError(
+                f"{path}:{line}: the row has {len(fields)} fields instead of {len(names)}; put quotes around a text "
+                "that has commas")
+        label = fields[names.index("Label")]
+        if not re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", label):
+            raise DataError(
+                f"{path}:{line} must have whole numbers as Label, found {label!r:.40}; map them first: "
+                'df["Label"] = df["Label"].map({"ham": 0, "spam": 1})')
+        rows.append(fields)
+    if not rows:
+        raise DataError(f"{path} has no row; give a file with texts")
+    return names, rows
 
 
 def _requests() -> Any:
