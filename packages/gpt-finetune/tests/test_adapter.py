@@ -234,6 +234,25 @@ def test_an_untied_head_that_was_trained_comes_back(tmp_path: Path) -> None:
         load_adapter(tmp_path / "adapter", base(TIED))
 
 
+def test_a_file_that_changes_a_head_whose_bias_cannot_be_moved_is_refused(tmp_path: Path) -> None:
+    model = adapted(CLASSIFIER)
+    model.out_head.requires_grad_(True)
+    save_adapter(tmp_path / "adapter", model)
+    tensors = safetensors.torch.load_file(tmp_path / "adapter" / WEIGHTS)
+    kept = {name: tensor for name, tensor in tensors.items() if "ln_f" not in name}  # PEFT saves what was asked for
+    (tmp_path / "adapter" / WEIGHTS).write_bytes(safetensors.torch.save(kept, metadata={"format": "pt"}))
+    again = base(CLASSIFIER)
+    with torch.no_grad():
+        again.out_head.weight[1] = again.out_head.weight[0]
+        again.out_head.bias.copy_(torch.tensor([1.0, -1.0, 0.0]))
+    before = bits(again)
+    with pytest.raises(DataError, match=r"adapter changes the head, .* set out_head.bias to zero first"):
+        load_adapter(tmp_path / "adapter", again)
+    assert_same_bits(again, before)
+    again.out_head.bias.data.zero_()
+    load_adapter(tmp_path / "adapter", again)
+
+
 def test_a_head_whose_bias_cannot_be_moved_is_refused(tmp_path: Path) -> None:
     model = adapted(CLASSIFIER)
     model.out_head.requires_grad_(True)
@@ -309,6 +328,47 @@ def test_what_is_there_is_not_replaced_and_a_failure_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         save_adapter(tmp_path / "deep" / "new", adapted())
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_leftover_is_removed_and_no_adapter_can_have_the_name_of_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter.tmp-4194999").mkdir()  # Linux has no process of that number
+    for name in ("other.tmp-4194999", "adapter.tmp-mine"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match=r"tmp-4194999 cannot be an adapter, because names like \*.tmp-1 mark"):
+        save_adapter(tmp_path / "adapter.tmp-4194999", adapted())
+    save_adapter(tmp_path / "adapter", adapted())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "adapter.tmp-mine", "other.tmp-4194999"]
+
+
+def test_another_writers_files_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one comes between looking for leftovers and beginning: a process of our number in another container."""
+    other = tmp_path / f"adapter.tmp-{os.getpid()}"
+
+    def arrive(*_: object) -> None:
+        other.mkdir()
+        (other / WEIGHTS).write_bytes(b"half")
+
+    monkeypatch.setattr("gpt_finetune.adapter.remove_abandoned", arrive)
+    with pytest.raises(FileExistsError):
+        save_adapter(tmp_path / "adapter", adapted())
+    assert (other / WEIGHTS).read_bytes() == b"half"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot force a folder to the disk")
+def test_files_their_folder_and_its_parent_are_forced_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forced: list[int] = []
+    fsync = os.fsync
+
+    def recording(descriptor: int) -> None:
+        forced.append(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recording)
+    folder = tmp_path / "adapter"
+    save_adapter(folder, adapted())
+    assert forced == [path.stat().st_ino for path in (folder / SETTINGS, folder / WEIGHTS, folder, tmp_path)]
 
 
 Change = Callable[[dict[str, Any], dict[str, torch.Tensor]], None]

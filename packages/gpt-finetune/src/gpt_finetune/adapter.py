@@ -24,6 +24,9 @@ from gpt_finetune.head_bias import shift_with_bias
 from gpt_finetune.lora import LinearWithLoRA, refuse_lora, wrapped_places
 from gpt_finetune.peft_config import config_json
 from gpt_finetune.peft_layout import FINAL_NORM, Adapter, PeftLayout, linear_of, peft_layout, put_together
+from gpt_train import DataError
+
+_LEFTOVER = re.compile(r".+\.tmp-[0-9]{1,19}", re.DOTALL)  # what remove_abandoned takes for one
 
 
 def save_adapter(folder: Path | str, model: nn.Module, *, base: str | Path | None = None) -> None:
@@ -33,8 +36,8 @@ def save_adapter(folder: Path | str, model: nn.Module, *, base: str | Path | Non
     is saved together with final_norm, which takes up its bias.
 
     Raises ValueError if the model is no ``GPTModel`` of GPT-2's form or holds no LoRA (or is merged), if anything
-    requires a gradient beside adapters, norms and an untied head, if a bias cannot be moved, or if ``folder`` holds
-    something already; OSError if it cannot be written.
+    requires a gradient beside adapters, norms and an untied head, if a bias cannot be moved, if ``folder`` holds
+    something already or has a name like ``adapter.tmp-1``, which marks a leftover; OSError if it cannot be written.
     """
     layout = peft_layout(model)
     wrapped: dict[str, LinearWithLoRA] = {place.dotted: place.layer for place in wrapped_places(model)}
@@ -78,14 +81,15 @@ def load_adapter(folder: Path | str, model: nn.Module) -> list[str]:
     transformers, moved into final_norm. Values take the model's dtype and device.
 
     Raises DataError, before anything changes, if a file is missing, damaged, does not fit the model or tells of more
-    than plain LoRA; ValueError if the model is no ``GPTModel`` of GPT-2's form or holds LoRA already.
+    than plain LoRA, or if the bias cannot be moved because the rows of the head's weight depend on one another;
+    ValueError if the model is no ``GPTModel`` of GPT-2's form or holds LoRA already.
     """
     layout = peft_layout(model)
     refuse_lora(model)
     found = read_adapter(Path(folder), model, layout)
     with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():  # what is drawn here is overwritten
         wrapped = {name: _wrapped(model, name, adapter, found.dropout) for name, adapter in found.adapters.items()}
-    values = _with_bias_moved(model, found)
+    values = _with_bias_moved(Path(folder), model, found)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in values.items():
@@ -133,7 +137,7 @@ def _saved_tensors(model: nn.Module, layout: PeftLayout, modules: Sequence[str])
     return values
 
 
-def _with_bias_moved(model: nn.Module, found: AdapterFile) -> dict[str, Tensor]:
+def _with_bias_moved(folder: Path, model: nn.Module, found: AdapterFile) -> dict[str, Tensor]:
     """Return the parameters' new values; where head or last norm are among what changes, the head has no bias."""
     head, values = linear_of(model, "out_head"), dict(found.saved)
     is_touched = "out_head" in found.adapters or not values.keys().isdisjoint(("out_head.weight", "final_norm.shift"))
@@ -141,7 +145,14 @@ def _with_bias_moved(model: nn.Module, found: AdapterFile) -> dict[str, Tensor]:
         return values
     if "final_norm.shift" not in values:
         norm = model.get_parameter("final_norm.scale"), model.get_parameter("final_norm.shift")
-        values["final_norm.shift"] = shift_with_bias(head.weight, head.bias, *norm)
+        try:
+            values["final_norm.shift"] = shift_with_bias(head.weight, head.bias, *norm)
+        except ValueError as error:
+            raise DataError(
+                f"{folder} changes the head, which has no bias there, but this model's cannot be moved into final_norm "
+                "because the rows of its head's weight depend on one another, wholly or nearly; give the model that "
+                "the adapter was trained on, or set out_head.bias to zero first"
+            ) from error
     return values | {"out_head.bias": torch.zeros_like(head.bias)}
 
 
@@ -164,20 +175,32 @@ def _safetensors(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> byt
 def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write the files beside ``folder``, force them to the disk and give them its name."""
     target = folder.resolve()
+    if _LEFTOVER.fullmatch(target.name):
+        raise ValueError(f"{folder} cannot be an adapter, because names like *.tmp-1 mark leftovers; choose another")
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{folder} is there already and is not replaced; choose a new name")
     temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_abandoned(target.parent, re.compile(re.escape(target.name)))
+    temporary.mkdir()  # if another writer made it, it is not removed below
     try:
-        temporary.mkdir()
         for name, data in files.items():
-            with (temporary / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            (temporary / name).write_bytes(data)
+            _force_to_disk(temporary / name)
+        _force_to_disk(temporary)
         if target.is_dir():
             target.rmdir()
         temporary.rename(target)
+        _force_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _force_to_disk(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # it has no such call for folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # writable, as Windows demands
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
