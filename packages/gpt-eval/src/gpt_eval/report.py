@@ -5,6 +5,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from gpt_eval.intervals import Measured
+from gpt_eval.markdown import markdown_cell
+
+_LEGEND = """\
+Expected calibration error: how far the share that was right lies from how probable it was said to be. Brier score: the
+mean squared error of the probabilities. Log loss: the mean of -log of the true class's probability. Of these three less
+is better and 0 is best, of the others more is better and 1 is best.
+
+How each interval was made stands in `to_dict()` as `method`; gpt-eval's README says why.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +60,12 @@ class ClassificationReport:
         return plain
 
     def to_markdown(self) -> str:
-        """Return three tables: the numbers, the classes, and what was taken for what."""
+        """Return three tables, the numbers, the classes, and what was taken for what, and how to read them.
+
+        Where a number or its interval is missing, the reason stands in the interval's place.
+        """
         level = f"{100 * self.confidence:g} % interval"
-        of = "mean over classes" if self.positive is None else f"of {_cell(self.positive)}"
+        of = "mean over classes" if self.positive is None else f"of {markdown_cell(self.positive)}"
         measured = {
             "accuracy": self.accuracy,
             "balanced accuracy": self.balanced_accuracy,
@@ -66,16 +78,16 @@ class ClassificationReport:
             "log loss (nats)": self.log_loss,
         }
         rows = [
-            ["metric", "value", level, "n", "interval by"],
-            ["---", "---:", "---:", "---:", "---"],
-            *([name, _value(m), _interval(m), str(m.n), _cell(m.method)] for name, m in measured.items()),
+            ["metric", "value", level, "n"],
+            ["---", "---:", "---:", "---:"],
+            *([name, _value(m), _interval(m), str(m.n)] for name, m in measured.items()),
         ]
         per_class = [
             ["class", "examples", "predicted", f"precision ({level})", f"recall ({level})", f"F1 ({level})"],
             ["---", *["---:"] * 5],
             *(
                 [
-                    _cell(scores.name),
+                    markdown_cell(scores.name),
                     str(scores.n_examples),
                     str(scores.n_predicted),
                     *(f"{_value(m)} ({_interval(m)})" for m in (scores.precision, scores.recall, scores.f1)),
@@ -83,22 +95,17 @@ class ClassificationReport:
                 for scores in self.per_class
             ),
         ]
-        names = [_cell(name) for name in self.classes]
+        names = [markdown_cell(name) for name in self.classes]
         confusion = [
             ["true / predicted", *names],
             ["---", *["---:"] * len(names)],
             *([name, *map(str, counts)] for name, counts in zip(names, self.confusion, strict=True)),
         ]
-        return "\n".join(_table(rows) for rows in (rows, per_class, confusion))
+        return "\n".join([*map(_table, (rows, per_class, confusion)), _LEGEND])
 
 
 def _table(rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _cell(text: str) -> str:
-    """Return the text as a table's cell takes it: a bar would end the cell, a line break the table."""
-    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _value(measured: Measured) -> str:
@@ -107,5 +114,5 @@ def _value(measured: Measured) -> str:
 
 def _interval(measured: Measured) -> str:
     if measured.low is None or measured.high is None:
-        return "none"
+        return markdown_cell(measured.method)
     return f"{measured.low:.4f} to {measured.high:.4f}"
