@@ -83,6 +83,14 @@ def test_one_run_has_a_value_and_says_why_it_has_no_interval():
     assert "one run" in run.method
 
 
+@pytest.mark.parametrize("values", [[1, 1, 1], [0.1] * 3])
+def test_runs_with_one_and_the_same_value_say_why_they_have_no_interval(values):
+    runs = summarize_runs(values)
+
+    assert (runs.value, runs.low, runs.high, runs.n) == (values[0], None, None, 3)
+    assert runs.method == "no interval: every run gave the same value"
+
+
 def test_no_run_and_a_run_that_is_not_finite_are_refused():
     with pytest.raises(ValueError, match="values is empty"):
         summarize_runs([])

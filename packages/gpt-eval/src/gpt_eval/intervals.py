@@ -86,7 +86,8 @@ def summarize_runs(values: Sequence[float], confidence: float = 0.95) -> Measure
     """Return the mean of independent runs, for example one a seed, with Student's t interval.
 
     The interval says where the mean of ever more runs would lie; it holds for values that scatter about normally. One
-    run has a value and no interval. Raises ValueError without a value and for one that is not finite.
+    run, or runs with one and the same value, have that value and no interval. Raises ValueError without a value and
+    for one that is not finite.
     """
     check_confidence(confidence)
     runs = [float(value) for value in values]
@@ -98,6 +99,9 @@ def summarize_runs(values: Sequence[float], confidence: float = 0.95) -> Measure
     mean = math.fsum(runs) / len(runs)
     if len(runs) == 1:
         return Measured(value=mean, low=None, high=None, n=1, method="no interval: one run shows no scatter")
+    if min(runs) == max(runs):
+        reason = "no interval: every run gave the same value"
+        return Measured(value=runs[0], low=None, high=None, n=len(runs), method=reason)
     half = student_t_quantile(0.5 + confidence / 2, len(runs) - 1) * statistics.stdev(runs) / math.sqrt(len(runs))
     return Measured(value=mean, low=mean - half, high=mean + half, n=len(runs), method="Student t")
 
