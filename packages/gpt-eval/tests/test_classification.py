@@ -181,8 +181,10 @@ def test_a_sure_mistake_costs_a_finite_log_loss():
     ("more", "match"),
     [
         ({"confidence": 95}, "confidence must lie between 0 and 1, got 95"),
-        ({"n_resamples": 10}, "n_resamples must be at least 100, got 10"),
-        ({"seed": -1}, "seed must be 0 or above, got -1"),
+        ({"n_resamples": 10}, "n_resamples must be a whole number, at least 100, got 10; the ends of an interval need"),
+        ({"n_resamples": 100.5}, "n_resamples must be a whole number, at least 100, got 100.5"),
+        ({"seed": -1}, "seed must be a whole number, 0 or above, got -1; 0 will do"),
+        ({"seed": 1.5}, "seed must be a whole number, 0 or above, got 1.5"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(more, match):

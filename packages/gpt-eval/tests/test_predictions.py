@@ -1,4 +1,5 @@
 import math
+import re
 
 import numpy as np
 import pytest
@@ -30,7 +31,17 @@ def test_labels_that_are_no_class_are_told_with_count_and_first_place():
     labels = ["ham", "spma", "spam", "Ham", "spma"]
     refused(r"'spma' 2 times, first at 1; 'Ham' 1 times, first at 3; correct them", labels, [[0.5, 0.5]] * 5)
     refused(r"first at 4 and 2 more;", [f"x{k}" for k in range(7)], [[0.5, 0.5]] * 7)
-    refused(r"0 1 times, first at 0; 1 1 times", [0, 1])
+
+
+@pytest.mark.parametrize("label", [1, ["b"], None, math.nan, b"ham"])
+def test_a_label_that_is_no_text_is_named_with_its_place(label):
+    shown = re.escape(repr(label))
+    refused(rf"labels\[1\] is {shown}, but labels must be texts; pass the classes' names, .* 'ham'", ["ham", label])
+
+
+def test_no_number_among_the_probabilities_is_not_taken_for_logits():
+    refused(r"probabilities\[0, 0\] is nan, .*; look in the classifier", probabilities=[[math.nan, 1], [0.2, 0.8]])
+    refused(r"probabilities\[0, 0\] is -3.0, .*; logits need a softmax", probabilities=[[-3, 4], [0.2, 0.8]])
 
 
 def test_labels_that_are_one_text_are_refused():

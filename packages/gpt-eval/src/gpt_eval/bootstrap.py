@@ -4,6 +4,7 @@ Shapes: N examples, K columns to take means of, R resamples.
 """
 
 from collections.abc import Iterator
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,13 +50,14 @@ def measure_by_reversed_percentiles(
 
 
 def check_resampling(n_resamples: int, seed: int) -> None:
-    """Raise ValueError for too few resamples, and for a seed that numpy does not take."""
-    if n_resamples < _FEWEST_RESAMPLES:
+    """Raise ValueError for too few resamples, for a seed that numpy does not take, and where one is no whole number."""
+    if not isinstance(n_resamples, Integral) or n_resamples < _FEWEST_RESAMPLES:
         raise ValueError(
-            f"n_resamples must be at least {_FEWEST_RESAMPLES}, got {n_resamples}; the ends of an interval need 2000"
+            f"n_resamples must be a whole number, at least {_FEWEST_RESAMPLES}, got {n_resamples}; the ends of an "
+            "interval need 2000"
         )
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or above, got {seed}; pass any such whole number")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed must be a whole number, 0 or above, got {seed}; 0 will do")
 
 
 # Equal values come out of a matrix product equal to about this.

@@ -87,9 +87,11 @@ def _check_probabilities(probabilities: ArrayLike, classes: tuple[str, ...]) -> 
     wrong = np.argwhere(~((P >= 0) & (P <= 1 + _SUM_TOLERANCE)))               # NaN, too, is not within
     if len(wrong):
         row, column = wrong[0]
+        way_out = "logits need a softmax first"
+        if np.isnan(P[row, column]):
+            way_out = "look in the classifier, or its input, for what made it no number"
         raise ValueError(
-            f"probabilities[{row}, {column}] is {P[row, column]}, but a probability lies between 0 and 1; logits "
-            "need a softmax first"
+            f"probabilities[{row}, {column}] is {P[row, column]}, but a probability lies between 0 and 1; {way_out}"
         )
     sums = P.sum(axis=1)
     rows = np.flatnonzero(np.abs(sums - 1) > _SUM_TOLERANCE)
@@ -106,6 +108,12 @@ def _check_labels(labels: Sequence[str], classes: tuple[str, ...]) -> NDArray[np
         raise ValueError(f"labels is the text {labels[:50]!r}, but each example needs a name; pass a list of names")
     place = {name: position for position, name in enumerate(classes)}
     labels = list(labels)
+    for position, label in enumerate(labels):
+        if not isinstance(label, str):
+            raise ValueError(
+                f"labels[{position}] is {label!r:.50}, but labels must be texts; pass the classes' names, for example "
+                f"{classes[0]!r}"
+            )
     truth = np.array([place.get(label, -1) for label in labels], dtype=np.intp)
     unknown = np.flatnonzero(truth < 0)
     if len(unknown):
