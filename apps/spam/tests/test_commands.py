@@ -1,6 +1,5 @@
-"""`gpt-spam classify` and `evaluate`, and the command line itself."""
+"""`gpt-spam evaluate`, and the command line itself."""
 
-import io
 import json
 import subprocess
 import sys
@@ -10,78 +9,6 @@ import pytest
 
 from gpt_spam.cli import main
 from gpt_spam.run_folder import open_classifier, read_side
-
-
-class Stdin:
-    """Standard input with these bytes, no terminal."""
-
-    def __init__(self, content: bytes) -> None:
-        self.buffer = io.BytesIO(content)
-
-    def isatty(self) -> bool:
-        return False
-
-
-def test_texts_of_the_command_line_get_label_and_probability(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["classify", str(run), "hello there", "two\nlines <|endoftext|>"]) == 0
-    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert [text for _, _, text in lines] == ["hello there", "two lines <|endoftext|>"]
-    expected = open_classifier(run, device="cpu").classify(["hello there", "two\nlines <|endoftext|>"])
-    for (label, share, _), prediction in zip(lines, expected, strict=True):
-        assert label == prediction.label
-        assert float(share) == pytest.approx(prediction.probabilities[label], abs=1e-4)
-
-
-def test_json_tells_all_classes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["classify", str(run), "--json", "hello there"]) == 0
-    row = json.loads(capsys.readouterr().out)
-    assert set(row["probabilities"]) == {"ham", "spam"}
-    assert sum(row["probabilities"].values()) == pytest.approx(1)
-    assert row["line"] == 1
-
-
-def test_each_line_of_standard_input_is_a_text(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", Stdin("\ufeffhello\r\n\ncall 0900 now\n".encode()))
-    assert main(["classify", str(run), "--json"]) == 0
-    out, err = capsys.readouterr()
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert [(row["line"], row["text"]) for row in rows] == [(1, "hello"), (3, "call 0900 now")]
-    assert "left out: 1 empty" in err
-
-
-def test_input_that_is_not_utf8_is_named_by_its_line(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "stdin", Stdin(b"fine\ncaf\xe9\n"))
-    assert main(["classify", str(run)]) == 3
-    assert "standard input, line 2: byte 3 (0xe9) is not UTF-8" in capsys.readouterr().err
-
-
-def test_a_file_is_read_by_the_classifiers_template(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "texts.csv"
-    file.write_text('number,text\n1,"one, and"\n2,\n3,three\n', encoding="utf-8")
-    assert main(["classify", str(run), "--file", str(file), "--json"]) == 0
-    out, err = capsys.readouterr()
-    assert [json.loads(line)["line"] for line in out.splitlines()] == [2, 4]
-    assert "left out: 1 of 3 rows" in err
-
-
-def test_a_long_text_is_read_up_to_the_context_and_that_is_told(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["classify", str(run), "--json", "word " * 2000]) == 0
-    out, err = capsys.readouterr()
-    row = json.loads(out)
-    assert row["truncated"]
-    assert row["n_tokens"] == open_classifier(run, device="cpu").max_length
-    assert "1 texts were longer" in err
-
-
-def test_control_characters_do_not_reach_the_terminal(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["classify", str(run), "red \x1b[31m alert \x07"]) == 0
-    assert "\x1b" not in capsys.readouterr().out
 
 
 def test_evaluate_without_data_judges_what_the_run_held_out(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +14,17 @@ import tyro
 
 from gpt_finetune import Classifier, read_texts
 from gpt_spam.device import Device
-from gpt_spam.errors import BAD_DATA, SpamError
-from gpt_spam.messages import say_left_out
-from gpt_spam.run_folder import open_classifier
-from gpt_spam.terminal import printable, say
+from gpt_spam.errors import BAD_DATA, USAGE, SpamError
+from gpt_spam.messages import SYNTHETIC, say_left_out
+from gpt_spam.run_folder import open_classifier, source_of
+from gpt_spam.synthetic import SYNTHETIC_NOTE
+from gpt_spam.terminal import counted, printable, say
 
-_AT_ONCE = 256  # texts read before the first is answered: enough to sort them by length
+_AT_ONCE = 256  # texts of a file that are answered together: enough to sort them by length
+_READ_BYTES = 16_384  # of standard input, where so many wait: about as many texts
+_LONGEST = 16 * 2**20  # bytes of a line, as in a file
+
+_Part = list[tuple[int, str]]  # texts answered together, each with its number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +52,22 @@ class Classify:
     device: Device = "auto"
     """Where to compute; auto takes cuda, then mps, then cpu."""
 
-    def __post_init__(self) -> None:
-        if self.text and self.file is not None:
-            raise ValueError("give texts on the command line or --file, not both")
-
 
 def run(settings: Classify) -> int:
     """Print a line for each text, in their order, and return the exit code."""
+    if settings.text and settings.file is not None:
+        raise SpamError("texts stand on the command line and in --file; give one of both", exit_code=USAGE)
+    if settings.file is None and (settings.max_bad or settings.columns):
+        name = "--max-bad" if settings.max_bad else "--columns"
+        raise SpamError(f"{name} is about the rows of a file; name one by --file or leave {name} out", exit_code=USAGE)
     classifier = open_classifier(settings.run, device=settings.device)
-    n_truncated = n_empty = 0
-    for numbered in _in_parts(_texts(settings, classifier)):
-        there = [(line, text) for line, text in numbered if text.strip()]
-        n_empty += len(numbered) - len(there)
+    if source_of(settings.run) == SYNTHETIC:
+        say(SYNTHETIC_NOTE)
+    n_classified = n_truncated = n_empty = 0
+    for part in _parts(settings, classifier):
+        there = [(line, text) for line, text in part if text.strip()]
+        n_classified += len(there)
+        n_empty += len(part) - len(there)
         found = classifier.classify([text for _, text in there])
         for (line, text), prediction in zip(there, found, strict=True):
             n_truncated += prediction.is_truncated
@@ -73,39 +82,84 @@ def run(settings: Classify) -> int:
                 print(f"{printable(prediction.label)}\t{share:.4f}\t{printable(' '.join(text.split()))}")
         sys.stdout.flush()
     if n_empty:
-        say(f"left out: {n_empty:,} empty texts")
+        say(f"left out: {counted(n_empty, 'empty text')}")
     if n_truncated:
-        say(f"{n_truncated:,} texts were longer than {classifier.max_length} tokens and read up to there")
+        limit = counted(classifier.max_length, "token")
+        say(f"longer than {limit} and read up to there: {counted(n_truncated, 'text')}")
+    if not n_classified:
+        raise SpamError(
+            "there is no text to classify; give one on the command line, in --file or as a line of standard input",
+            exit_code=BAD_DATA,
+        )
     return 0
 
 
-def _texts(settings: Classify, classifier: Classifier) -> Iterator[tuple[int, str]]:
-    """Yield each text with its number: the line of a file or of standard input, the place on the command line."""
+def _parts(settings: Classify, classifier: Classifier) -> Iterator[_Part]:
+    """Yield the texts, some at a time, by their line of the file or standard input, or place on the command line."""
     if settings.text:
-        yield from enumerate(settings.text, start=1)
-        return
-    if settings.file is not None:
+        yield list(enumerate(settings.text, start=1))
+    elif settings.file is not None:
         texts = read_texts(
             settings.file, template=classifier.template.text, columns=settings.columns or None,
             max_bad=settings.max_bad,
         )
         say_left_out(texts)
-        yield from zip(texts.lines, texts.texts, strict=True)
-        return
-    if sys.stdin.isatty():
-        say("type a text a line, end with Ctrl-D (Windows: Ctrl-Z and Enter)")
-    for number, raw in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise SpamError(
-                f"standard input, line {number}: byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8; convert "
-                f"it first, for example with iconv -f latin1 -t utf-8", exit_code=BAD_DATA,
-            ) from None
+        rows = list(zip(texts.lines, texts.texts, strict=True))
+        for start in range(0, len(rows), _AT_ONCE):
+            yield rows[start : start + _AT_ONCE]
+    else:
+        if sys.stdin.isatty():
+            say("type a text a line, end with Ctrl-D (Windows: Ctrl-Z and Enter)")
+        yield from _arriving_texts(sys.stdin.buffer)  # type: ignore[arg-type]  # its declared type lacks read1
 
 
-def _in_parts(texts: Iterator[tuple[int, str]]) -> Iterator[Sequence[tuple[int, str]]]:
-    """Yield the texts some at a time; at a terminal each by itself, so that it is answered at once."""
-    at_once = 1 if sys.stdin.isatty() else _AT_ONCE
-    while part := list(islice(texts, at_once)):
+def _arriving_texts(stream: io.BufferedIOBase) -> Iterator[_Part]:
+    """Yield the texts of the lines that have arrived; those before a bad line, then raise SpamError naming it."""
+    number = 0
+    for lines in _arriving_lines(stream):
+        part: _Part = []
+        for line in lines:
+            number += 1
+            try:
+                part.append((number, _decoded(line, number)))
+            except SpamError:
+                yield part
+                raise
         yield part
+
+
+def _arriving_lines(stream: io.BufferedIOBase) -> Iterator[list[bytes]]:
+    """Yield lines without their line feed, as many as one read completes: it waits for something, not for more.
+
+    Where a line is too long, what has come of it is the last one.
+    """
+    begun = bytearray()
+    while len(begun) <= _LONGEST and (data := stream.read1(_READ_BYTES)):
+        *ends, beginning = data.split(b"\n")
+        if ends:
+            yield [bytes(begun) + ends[0], *ends[1:]]
+            begun.clear()
+        begun += beginning
+    if begun:
+        yield [bytes(begun)]
+
+
+def _decoded(line: bytes, number: int) -> str:
+    """Return the text of a line of standard input; SpamError for what a file may not hold either."""
+    reason = text = ""
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        reason = (
+            f"byte {error.start} (0x{line[error.start]:02x}) is not UTF-8; convert it first, for example with iconv "
+            "-f latin1 -t utf-8"
+        )
+    if len(line) > _LONGEST:
+        reason = f"the line has more than {_LONGEST:,} bytes; shorten it, or end the lines with a line feed"
+    elif "\0" in text:
+        reason = "a NUL stands in the text; remove it"
+    elif "\r" in text:
+        reason = "a carriage return stands within the line; end each line with a line feed, or with both"
+    if reason:
+        raise SpamError(f"standard input, line {number}: {reason}", exit_code=BAD_DATA)
+    return text

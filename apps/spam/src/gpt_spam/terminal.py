@@ -24,6 +24,11 @@ def say(text: str) -> None:
     print(printable(text), file=sys.stderr, flush=True)
 
 
+def counted(n: int, what: str) -> str:
+    """Return the number with its noun: "1 text", "2,000 texts"."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def command_line(*arguments: str) -> str:
     """Return a command of this app that can be pasted into a shell, of POSIX or Windows."""
     program = "uv run gpt-spam" if "UV_RUN_RECURSION_DEPTH" in os.environ else "gpt-spam"
