@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from gpt_eval import markdown_cell
 from gpt_finetune import Classifier, ClassifierReport, LabelledTexts, Split, plot_values
 from gpt_spam.judging import PICTURES, Judgement, commonest_share
 from gpt_spam.messages import SYNTHETIC
 from gpt_spam.run_folder import MODEL, README, TEST
 from gpt_spam.synthetic import SYNTHETIC_NOTE
-from gpt_spam.terminal import printable
 
 _MOST_MISTAKES = 20
 
@@ -33,11 +33,11 @@ def write_report(
         f"![{name.removesuffix('.png')}]({TEST}/{name})" for name in PICTURES if (run / TEST / name).exists()
     )
     rows = {**about["settings"], **{f"training: {name}": value for name, value in about["training"].items()}}
-    settings = "\n".join(f"| {name} | {_cell(str(value))} |" for name, value in rows.items())
-    page = f"""# A text classifier: {", ".join(map(_cell, classifier.labels))}
+    settings = "\n".join(f"| {name} | {markdown_cell(str(value))} |" for name, value in rows.items())
+    page = f"""# A text classifier: {", ".join(map(markdown_cell, classifier.labels))}
 
-{_note(texts)}Made by `gpt-spam train` from {_cell(texts.source)}.
-The model: {_cell(about["model"])}; trained: {about["tune"]}.
+{_note(texts)}Made by `gpt-spam train` from {markdown_cell(texts.source)}.
+The model: {markdown_cell(about["model"])}; trained: {about["tune"]}.
 
 ## On {judgement.report.n:,} texts that were held out
 
@@ -61,7 +61,7 @@ nearly equal another one; each group of them is on one side, and {split.n_moved:
 {split.n_conflicting:,} of the texts that are equal carry different labels. Of a text the first
 {classifier.max_length:,} tokens are read; how many texts are longer stands in the last column.
 
-| | texts | {" | ".join(map(_cell, classifier.labels))} | longer |
+| | texts | {" | ".join(map(markdown_cell, classifier.labels))} | longer |
 | --- | ---: |{" ---: |" * len(classifier.labels)} ---: |
 {_sides(split, classifier)}
 
@@ -130,15 +130,9 @@ def _mistakes(texts: LabelledTexts, judgement: Judgement) -> str:
         return "None."
     wrong.sort(reverse=True)
     rows = "\n".join(
-        f"| {line} | {_cell(label)} | {_cell(said)} | {share:.3f} | {_cell(text[:160])} |"
+        f"| {line} | {markdown_cell(label)} | {markdown_cell(said)} | {share:.3f} | {markdown_cell(text[:160])} |"
         for share, line, label, said, text in wrong[:_MOST_MISTAKES]
     )
     shown = f"the {_MOST_MISTAKES} surest" if len(wrong) > _MOST_MISTAKES else "all"
     head = "| line | label | said | probability | text |\n| ---: | --- | --- | ---: | --- |"
     return f"{len(wrong):,} in all; {shown} of them:\n\n{head}\n{rows}"
-
-
-def _cell(text: str) -> str:
-    """Return a stranger's text as a table's cell: on one line, nothing in it Markdown or HTML."""
-    text = " ".join(printable(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join("\\" + char if char in "\\`*_[]|#!" else char for char in text)
