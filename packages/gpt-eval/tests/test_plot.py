@@ -1,5 +1,6 @@
 import builtins
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -38,6 +39,34 @@ def test_the_confusion_has_every_count_its_share_both_axes_names_and_n(tmp_path,
     assert [label.get_text() for label in axes.get_yticklabels()] == classes
     assert "n = 200" in axes.get_title()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize(
+    ("classes", "rotation"),
+    [
+        (["ham", "spam"], 0),
+        (["not spam at all!", "spam, certainly!"], 0),
+        ([f"sixteen letters{k}" for k in range(4)], 90),
+        ([f"迷惑メール広告{k}" for k in range(4)], 90),
+        ([f"class {k}" * 9 for k in range(2)], 90),
+        ([str(k) for k in range(10)], 0),
+        ([f"class {k}" for k in range(20)], 90),
+    ],
+)
+def test_names_below_the_confusion_never_touch_and_stand_upright_only_where_they_would(classes, rotation):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    labels, P, classes = examples(classes)
+    report = evaluate_classifier(labels, P, classes=classes, n_resamples=100)
+    figure = plot_confusion(report)
+    FigureCanvasAgg(figure).draw()
+
+    below = figure.axes[0].get_xticklabels()
+    boxes = [label.get_window_extent() for label in below]
+    assert {label.get_rotation() for label in below} == {rotation}
+    assert all(left.x1 + 3 < right.x0 for left, right in pairwise(boxes))
+    assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) > 0
 
 
 def test_the_roc_curve_is_scikit_learns_and_its_title_has_the_area_of_the_report():
@@ -83,7 +112,10 @@ def test_the_calibration_points_are_scikit_learns_and_the_bars_count_the_example
     assert (axes.get_ylabel(), below.get_xlabel()) == ("share that was right", "probability of the predicted class")
 
 
-@pytest.mark.parametrize("classes", [("$", "a$b$"), [f"$c_{k}$" for k in range(21)], ("a", r"\frac{")])
+@pytest.mark.parametrize(
+    "classes",
+    [("$", "a$b$"), [f"$c_{k}$" for k in range(21)], ("a", r"\frac{"), ("日本語", "한국어"), ("a" * 160, "a" * 161)],
+)
 def test_every_picture_is_written_where_asked_whatever_the_names(tmp_path, classes):
     labels, P, classes = examples(classes)
     report = evaluate_classifier(labels, P, classes=classes, n_resamples=100)

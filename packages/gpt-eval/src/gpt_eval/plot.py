@@ -1,5 +1,12 @@
-"""Pictures of a classifier; they need the extra ``plot`` (matplotlib). No window, no state: a figure is returned."""
+"""Pictures of a classifier; they need the extra ``plot`` (matplotlib). No window, no state: a figure is returned.
 
+Which letters of the classes' names can be drawn, the font decides: matplotlib's own has no Chinese, Japanese or Korean
+ones and draws boxes; ``matplotlib.rcParams["font.family"]`` names another. Of a name longer than 30
+letters the middle is left out.
+"""
+
+import unicodedata
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMED = 10     # curves that a legend can tell apart
 _MOST_COUNTED = 20   # classes whose counts still fit their squares
+_MOST_LETTERS = 30   # of a name
 
 
 def plot_confusion(report: ClassificationReport, path: Path | str | None = None) -> "Figure":
@@ -29,15 +37,19 @@ def plot_confusion(report: ClassificationReport, path: Path | str | None = None)
     counts = np.array(report.confusion)                                        # (C, C)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     C = len(counts)
+    names = [_plain(name) for name in report.classes]
+    fontsize = min(10, 500 / C)                                                # the names together fill an edge
+    longest = max(map(_columns, names)) * 0.0072 * fontsize                    # inches
     side = min(12.0, 3.2 + 0.7 * C)
-    figure = _new_figure(width=side + 0.8, height=side)
+    is_upright = longest > 0.9 * (side - 1.6) / C                              # names side by side would touch
+    room = max(0.0, longest - 0.5)
+    figure = _new_figure(width=side + 0.8 + room, height=side + room * is_upright)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
-    names = [_plain(name) for name in report.classes]
-    axes.set_xticks(range(C), names, rotation=90 if C > 4 else 0)
+    axes.set_xticks(range(C), names, rotation=90 if is_upright else 0)
     axes.set_yticks(range(C), names)
-    axes.tick_params(labelsize=min(10, 500 / C))                               # the names together fill an edge
+    axes.tick_params(labelsize=fontsize)
     for row, column in np.ndindex(C, C) if C <= _MOST_COUNTED else ():
         colour = "white" if shares[row, column] > 0.5 else "black"
         text = f"{counts[row, column]:,}\n{shares[row, column]:.1%}"
@@ -136,7 +148,14 @@ def plot_calibration(
 
 def _plain(text: str) -> str:
     """Return a name so that matplotlib draws it as it is: between dollars it would read mathematics."""
+    if len(text) > _MOST_LETTERS:
+        text = f"{text[:_MOST_LETTERS - 10]}…{text[-9:]}"
     return text.replace("$", r"\$")
+
+
+def _columns(text: str) -> int:
+    """Return how many letters of usual width take as much room: Chinese, Japanese and Korean ones count twice."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 def _with_interval(measured: Measured, confidence: float) -> str:
@@ -153,5 +172,7 @@ def _new_figure(*, width: float, height: float) -> "Figure":
 
 def _saved(figure: "Figure", path: Path | str | None) -> "Figure":
     if path is not None:
-        figure.savefig(path, dpi=150)
+        with warnings.catch_warnings():  # a line on stderr for each letter that the font lacks
+            warnings.filterwarnings("ignore", "Glyph |Matplotlib currently does not support", UserWarning)
+            figure.savefig(path, dpi=150)
     return figure
