@@ -28,6 +28,24 @@ def test_plot_losses_writes_the_file_that_is_asked_for(tmp_path):
     assert (tmp_path / "loss.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_single_epoch_is_seen_and_its_axis_has_whole_numbers():
+    figure = plot_losses([1], [5], [0.3], [0.4])
+
+    axes, seen = figure.axes
+    for line in axes.get_lines():
+        assert (line.get_marker(), line.get_markersize()) == ("o", 3)
+    for axis, place in ((axes.xaxis, 1), (seen.xaxis, 5)):
+        low, high = axis.get_view_interval()
+        assert [tick for tick in axis.get_majorticklocs() if low <= tick <= high] == [place]
+
+
+def test_less_than_an_epoch_keeps_more_than_one_tick():
+    axes = plot_losses([0, 0.1, 0.2], [10, 20, 30], [3, 2, 1], [3, 2, 1]).axes[0]
+
+    low, high = axes.get_xlim()
+    assert sum(low <= tick <= high for tick in axes.get_xticks()) >= 2
+
+
 def test_plotting_leaves_pyplot_alone():
     plot_losses([0, 1], [10, 20], [3.0, 2.0], [3.5, 3.0])
 

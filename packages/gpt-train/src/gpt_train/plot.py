@@ -20,22 +20,23 @@ def plot_losses(
 ) -> "Figure":
     """Return a figure of the two losses over epochs, the tokens seen at the top (chapter 5).
 
-    ``label`` and ``seen`` say what else the values and the upper axis are. A file is written only if ``path`` is
-    given; its suffix chooses the format. Raises ImportError without matplotlib.
+    ``label`` and ``seen`` say what else the values and the upper axis are. A single epoch is two markers. A file is
+    written only if ``path`` is given; its suffix chooses the format. Raises ImportError without matplotlib.
     """
     figure = _new_figure(width=5, height=3)
     from matplotlib.ticker import MaxNLocator  # after _new_figure, which says what to install
 
     axes = figure.subplots()
-    axes.plot(epochs_seen, train_losses, label=f"Training {label}")
-    axes.plot(epochs_seen, val_losses, linestyle="-.", label=f"Validation {label}")
+    axes.plot(epochs_seen, train_losses, marker="o", markersize=3, label=f"Training {label}")
+    axes.plot(epochs_seen, val_losses, linestyle="-.", marker="o", markersize=3, label=f"Validation {label}")
     axes.set_xlabel("Epochs")
     axes.set_ylabel(label.capitalize())
     axes.legend(loc="best")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     tokens = axes.twiny()
     tokens.plot(tokens_seen, train_losses, alpha=0)  # invisible: it only scales the second axis
     tokens.set_xlabel(f"{seen.capitalize()} seen")
+    for axis in (axes.xaxis, tokens.xaxis):
+        axis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=min(2, len(epochs_seen))))
     return _saved(figure, path)
 
 
