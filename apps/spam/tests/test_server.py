@@ -22,8 +22,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt_spam.guard import RequestError
+from gpt_spam.messages import SYNTHETIC
 from gpt_spam.request_body import messages_in
+from gpt_spam.run_folder import open_classifier
 from gpt_spam.server import create_app, serve
+from gpt_spam.synthetic import SYNTHETIC_NOTE
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,13 @@ def test_what_is_not_strict_json_is_400(client: httpx.Client, body: bytes) -> No
     assert set(answer.json()["error"]) == {"message", "field"}
 
 
+def test_a_number_of_too_many_digits_is_told_in_words_for_the_client(client: httpx.Client) -> None:
+    body = b'{"texts": [' + b"9" * 5_000 + b"]}"
+    message = client.post("/classify", content=body, headers={"Content-Type": "application/json"}).json()["error"]
+    assert message["message"].startswith("a number is too long")
+    assert "sys." not in message["message"]
+
+
 BAD_VALUES = [-1, 0, 10**18, 1e400, 0.5, True, None, {}, {"a": "b"}]
 TEXT_IS_WRONG = [([text], "texts[0]") for text in [*BAD_VALUES, [], ["a"], "", " \n\t", "\u3000", "a" * 100_001]]
 TEXTS_ARE_WRONG = [(texts, "texts") for texts in [*BAD_VALUES, [], "a", "", ["a"] * 65]]
@@ -299,16 +309,25 @@ class Unused:
         raise AssertionError
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.2", "example.com"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.2"])
 def test_an_address_that_others_can_reach_needs_a_token(host: str) -> None:
-    with pytest.raises(ValueError, match="needs a token"):
+    with pytest.raises(ValueError, match=r"needs a token .*GPT_SPAM_TOKEN"):
         serve(Unused(), name="x", host=host, port=0)
+
+
+@pytest.mark.parametrize("host", ["fe80::1%nosuch", "no..such.host"])  # known to be unknown without a network
+@pytest.mark.parametrize("token", [None, "correct-horse-battery"])
+def test_an_unknown_host_is_told(host: str, token: str | None) -> None:
+    with pytest.raises(ValueError, match=f"the host '{host}' is unknown"):
+        serve(Unused(), name="x", host=host, port=0, token=token)
 
 
 def test_bad_arguments_are_refused() -> None:
     for port in (-1, 65_536):
         with pytest.raises(ValueError, match=f"got {port}"):
             serve(Unused(), name="x", port=port)
+    with pytest.raises(ValueError, match=r"it has 1 character$"):
+        serve(Unused(), name="x", port=0, token="x")
     for token in ("", "short", "with spaces in the middle", "ünïcödé-ünïcödé-ünïcödé"):
         with pytest.raises(ValueError, match="at least 16"):
             serve(Unused(), name="x", port=0, token=token)
@@ -319,8 +338,26 @@ def test_bad_arguments_are_refused() -> None:
 
 
 def test_a_port_in_use_is_told(server: str) -> None:
-    with pytest.raises(OSError, match="choose another"):
-        serve(Unused(), name="x", port=urlsplit(server).port or 0)
+    port = urlsplit(server).port or 0
+    with pytest.raises(OSError, match=f"port {port} of 127.0.0.1 is in use; choose another by --port$"):
+        serve(Unused(), name="x", port=port)
+
+
+def test_the_command_names_the_model_by_its_folder_and_tells_synthetic_texts(run: Path, tmp_path: Path) -> None:
+    folder = open_classifier(run, device="cpu").save(tmp_path / "of-templates", provenance={"source": SYNTHETIC})
+    code = "from gpt_spam.cli import main; main(['serve', '.', '--port', '0', '--device', 'cpu'])"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, encoding="utf-8") as process:
+        watch = threading.Timer(120, process.kill)  # else a failure would wait for ever
+        watch.start()
+        try:
+            assert process.stderr is not None
+            assert process.stderr.readline().strip() == SYNTHETIC_NOTE
+            url = process.stderr.readline().split()[4]
+            assert httpx.get(f"{url}health", timeout=20).json()["model"] == "of-templates"
+        finally:
+            watch.cancel()
+            process.kill()
 
 
 def test_a_body_that_says_it_is_too_large_is_413_before_it_is_sent(server: str) -> None:

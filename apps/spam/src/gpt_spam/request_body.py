@@ -100,8 +100,10 @@ def _strict_json(body: bytes) -> Any:
         content = json.loads(text, object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant)
     except RequestError:
         raise
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise RequestError(400, f"the body is not JSON: {error}") from error
+    except ValueError as error:  # the digits of a whole number are more than Python converts
+        raise RequestError(400, "a number is too long; 'texts' holds messages only") from error
     for where, string in _strings(content):
         if found := re.search(r"[\x00\ud800-\udfff]", string):
             what = "the character NUL" if found[0] == "\0" else "half of a surrogate pair"

@@ -10,7 +10,9 @@ import tyro
 
 from gpt_spam import server
 from gpt_spam.device import Device
-from gpt_spam.run_folder import open_classifier
+from gpt_spam.messages import SYNTHETIC
+from gpt_spam.run_folder import open_classifier, source_of
+from gpt_spam.synthetic import SYNTHETIC_NOTE
 from gpt_spam.terminal import say
 
 
@@ -34,8 +36,10 @@ class Serve:
 def run(settings: Serve) -> int:
     """Serve until a signal, and return the exit code."""
     classifier = open_classifier(settings.run, device=settings.device)
+    if source_of(settings.run) == SYNTHETIC:
+        say(SYNTHETIC_NOTE)
     server.serve(
-        classifier, name=settings.run.name, host=settings.host, port=settings.port,
+        classifier, name=settings.run.resolve().name, host=settings.host, port=settings.port,
         token=os.environ.get("GPT_SPAM_TOKEN") or None,
         on_ready=lambda url: say(f"the page is at {url} (Ctrl-C ends)"),
     )

@@ -12,6 +12,7 @@ a time; the others wait in a queue of fixed length, and who finds it full gets 4
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
 import re
 import signal
@@ -31,6 +32,7 @@ from gpt_spam.classifier_queue import ClassifierQueue, SupportsClassify
 from gpt_spam.deadlines import DeadlineProtocol
 from gpt_spam.guard import LOOPBACK_HOSTS, Guard, RequestError
 from gpt_spam.request_body import messages_in, read_body
+from gpt_spam.terminal import counted
 
 MAX_CONNECTIONS = 200
 """More are answered 503. Some systems give a process 256 files."""
@@ -118,18 +120,22 @@ def serve(
     that other machines can reach needs a ``token`` of 16 characters or more, which clients send as
     ``Authorization: Bearer TOKEN`` and the page asks for; the connection itself is not encrypted.
 
-    Raises ValueError for such a host without a token, a bad token or a port outside 0 to 65,535, OSError if the
-    address cannot be listened on.
+    Raises ValueError for such a host without a token, an unknown host, a bad token or a port outside 0 to 65,535,
+    OSError if the address cannot be listened on.
     """
     if not 0 <= port <= 65_535:
         raise ValueError(f"port must lie between 0 (any free one) and 65535, got {port}")
     if token is not None and not re.fullmatch(r"[!-~]{16,}", token):
         raise ValueError(
-            f"the token must be at least 16 letters, digits or signs of ASCII without spaces; it has {len(token)}"
-            " characters"
+            "the token must be at least 16 letters, digits or signs of ASCII without spaces; it has "
+            + counted(len(token), "character")
         )
+    _refuse_unknown(host)
     if token is None and not _is_loopback(host):
-        raise ValueError(f"other machines can reach {host!r}, so it needs a token; give one or serve on 127.0.0.1")
+        raise ValueError(
+            f"other machines can reach {host!r}, so it needs a token (gpt-spam serve takes it from GPT_SPAM_TOKEN); "
+            "give one or serve on 127.0.0.1"
+        )
     listener = _listen(host, port)
     with listener:
         own_name = "localhost" if _is_any_interface(host) else f"[{host}]" if ":" in host else host
@@ -171,14 +177,23 @@ def _run_until_signal(server: uvicorn.Server, listener: socket.socket) -> None:
             signal.signal(number, handler)
 
 
+def _refuse_unknown(host: str) -> None:
+    try:
+        socket.getaddrinfo(host or None, 0)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ValueError(f"the host {host!r} is unknown; give an address of this machine, such as 127.0.0.1") from error
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(
-            error.errno, f"cannot serve on {host} port {port}: {reason}; choose another (port 0 takes a free one)"
-        ) from error
+        if error.errno == errno.EADDRINUSE:
+            message = f"port {port} of {host} is in use; choose another by --port"
+        else:
+            reason = (error.strerror or str(error)).partition(" (while")[0]  # Python names the address once more
+            message = f"cannot serve on port {port} of {host}: {reason}; choose another by --port or --host"
+        raise OSError(error.errno, message) from error
     # Every connection inherits it. An answer is two writes; without it the second waits 40 ms for an acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
