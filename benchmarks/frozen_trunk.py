@@ -5,8 +5,8 @@
 The model has GPT-2's shape and random weights, the texts are random ids, as long as the messages of the SMS Spam
 Collection are in GPT-2's tokens: what is measured is time, and that the weights come out the same. Trained is what
 chapter 6 trains (last block, final norm, head), by ``train_classifier`` with batches of 8, for 1, 2, 5 and 10 epochs,
-each with the trunk reused and computed anew in turns (A B A B); the time is that of the whole call, the table's own
-pass included. Medians count.
+each with the trunk reused and computed anew in turns (A B A B); the time is the processor's for the whole call, the
+table's own pass included: one thread computes, and what else the machine does counts little. Medians count.
 
 Results go to ``benchmarks/results``: frozen_trunk.md and .png.
 """
@@ -77,14 +77,14 @@ def random_texts(n_texts: int) -> LabelledTexts:
 def run(
     base: GPTModel, texts: LabelledTexts, *, epochs: int, is_reused: bool
 ) -> tuple[float, float, dict[str, Tensor]]:
-    """Train a copy; return the seconds of the call, the last loss, and what was trained."""
+    """Train a copy; return the processor's seconds for the call, the last loss, and what was trained."""
     model = with_class_head(copy.deepcopy(base), 2, seed=123)
     train_only_last_blocks(model)
     classifier = Classifier(model, Ids(), labels=["ham", "spam"])
     config = ClassifierConfig(epochs=epochs, batch_size=8, reuse_trunk=is_reused)
-    started = time.perf_counter()
+    started = time.process_time()
     *_, report = train_classifier(classifier, texts, config=config)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     trained = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
     return seconds, report.loss, trained
 
@@ -103,7 +103,7 @@ def plot(medians: dict[int, dict[str, float]], path: Path) -> None:
         axes.annotate(f"{row['computed anew'] / row['reused']:.1f}x", (epochs, row["computed anew"]),
                       xytext=(-4, 6), textcoords="offset points", ha="right")
     axes.set_xlabel("epochs")
-    axes.set_ylabel("seconds, one core")
+    axes.set_ylabel("processor seconds, one thread")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -149,8 +149,8 @@ def main() -> int:
         "# A frozen trunk, computed once", "",
         f"GPT-2's shape of 124M with random weights, last block, final norm and head trained; {len(texts)} texts of "
         f"{n_tokens:,} tokens in all, batches of 8, one thread, float32; Python {platform.python_version()}, torch "
-        f"{torch.__version__}, gpt-finetune. Medians of {options.repeats}, in turns. The table takes "
-        f"{n_tokens * width * 4 / 2**20:.0f} MiB ({width * 4:,} bytes a token). {options.note}".rstrip(), "",
+        f"{torch.__version__}, gpt-finetune. Processor seconds, medians of {options.repeats}, in turns. The table "
+        f"takes {n_tokens * width * 4 / 2**20:.0f} MiB ({width * 4:,} bytes a token). {options.note}".rstrip(), "",
         "| epochs | computed anew, s | reused, s | factor | trained weights differ by at most | the last loss by |",
         "| ---: | ---: | ---: | ---: | --- | ---: |", *lines, "",
         "Reuse pays the trunk once, so the factor grows with the epochs, up to what an epoch behind the trunk costs.",
