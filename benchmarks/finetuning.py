@@ -157,7 +157,7 @@ def page(small_rows: dict[str, list[dict[str, float]]], large_rows: dict[str, di
               f"| trained | s a step of 8 texts | of training all | s before the first step ({n_texts} texts) |",
               "| --- | ---: | ---: | ---: |"]
     for way, row in large_rows.items():
-        lines.append(f"| {way} | {row['step']:.3f} | {row['step'] / slowest:.2f} | {row['before']:.1f} |")
+        lines.append(f"| {way} | {row['step']:.3f} | {row['step'] / slowest:.2f} | {max(0.0, row['before']):.1f} |")
     return "\n".join(lines) + "\n"
 
 
