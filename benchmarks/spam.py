@@ -208,8 +208,9 @@ def _plot(rows: dict[str, list[dict[str, float]]]) -> None:
             axes.plot(sum(values) / len(values), place, "|", markersize=22, color="black")
         axes.set_yticks(range(len(rows)), list(reversed(rows)) if metric == "accuracy" else [])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(f"{metric.replace('_', ' ')}, % (a point a seed, a bar the mean)")
+        axes.set_xlabel(f"{metric.replace('_', ' ')}, %")
         axes.grid(alpha=0.3)
+    figure.suptitle("a point for each seed, a bar for the mean", fontsize="medium")
     figure.savefig(RESULTS.with_suffix(".png"), dpi=150)
 
 
