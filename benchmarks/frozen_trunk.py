@@ -153,7 +153,7 @@ def main() -> int:
         f"takes {n_tokens * width * 4 / 2**20:.0f} MiB ({width * 4:,} bytes a token). {options.note}".rstrip(), "",
         "| epochs | computed anew, s | reused, s | factor | trained weights differ by at most | the last loss by |",
         "| ---: | ---: | ---: | ---: | --- | ---: |", *lines, "",
-        "Reuse pays the trunk once, so the factor grows with the epochs, up to what an epoch behind the trunk costs.",
+        "Reuse pays the trunk once: nothing is saved in one epoch, and the factor grows with them.",
         "", "![seconds by epochs](frozen_trunk.png)"]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "frozen_trunk.md").write_text("\n".join(page) + "\n", encoding="utf-8")
