@@ -105,9 +105,9 @@ def plot(medians: dict[int, dict[str, float]], path: Path) -> None:
     axes.set_xlabel("epochs")
     axes.set_ylabel("processor seconds, one thread")
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(max(row.values()) for row in medians.values()))
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
     figure.savefig(path)
 
 
