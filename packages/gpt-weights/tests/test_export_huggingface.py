@@ -312,3 +312,10 @@ def test_what_a_killed_export_left_is_removed_by_the_next_one_of_that_name(tmp_p
     (tmp_path / "other.tmp-20240101").mkdir()
     export_huggingface(weights, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.tmp-20240101", "ours", "out"]
+
+
+def test_a_name_that_marks_a_leftover_is_refused(tmp_path: Path) -> None:
+    """Another export beside it would take such a folder for what a dead writer left, and remove it."""
+    with pytest.raises(WeightsError, match=r"names like \*\.tmp-1 mark leftovers"):
+        export_huggingface(saved(tmp_path), tmp_path / "hf.tmp-4194999")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]

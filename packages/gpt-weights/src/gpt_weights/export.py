@@ -152,6 +152,8 @@ def publishing(target: Path, *, needed: int) -> Iterator[Path]:
 
 
 def _check_new(target: Path) -> None:
+    if re.fullmatch(r".+\.tmp-[0-9]+", target.name):
+        raise WeightsError(f"{target} cannot be written: names like *.tmp-1 mark leftovers; choose another name")
     if target.is_dir() and any(target.iterdir()):
         raise WeightsError(f"{target} is not replaced, because it is a folder with files in it; choose a new name")
     if target.exists() and not target.is_dir():
