@@ -11,6 +11,7 @@ import torch
 
 from gpt_core import GPTConfig, GPTModel, load_checkpoint, save_checkpoint, verify_checkpoint
 from gpt_finetune import fold, load_adapter, read_labelled
+from gpt_spam.base_model import open_base_model
 from gpt_spam.cli import main
 from gpt_spam.run_folder import open_classifier, read_side
 from gpt_spam.synthetic import SYNTHETIC_NOTE, synthetic_messages
@@ -212,3 +213,10 @@ def test_sigterm_cleans_up_as_ctrl_c_does(tmp_path: Path, data: Path) -> None:
     if os.name != "nt":  # where there is no such signal, only an end without one
         assert "stopped" in rest
         assert not (tmp_path / "run").exists()
+
+
+def test_a_model_in_16_bits_is_trained_in_32(tmp_path: Path) -> None:
+    tokenizer = BPETokenizer.train([text for _, text in synthetic_messages(n=50)], vocab_size=300)
+    base = GPTModel(GPTConfig(vocab_size=300, context_length=48, emb_dim=16, n_heads=2, n_layers=2))
+    save_checkpoint(tmp_path / "base", base.to(torch.bfloat16), tokenizer=tokenizer)
+    assert open_base_model(str(tmp_path / "base"), device="cpu").model.tok_emb.weight.dtype == torch.float32

@@ -23,7 +23,7 @@ from gpt_spam.errors import BAD_DATA, USAGE, SpamError
 from gpt_spam.terminal import Progress, say
 from gpt_tokenizer import BPETokenizer, get_tokenizer
 from gpt_train import TrainConfig, train
-from gpt_weights import TokenizerFile, fetch_from_hub, inspect, open_weights
+from gpt_weights import TokenizerFile, WeightsError, fetch_from_hub, inspect, open_weights
 
 Positions = Literal["learned", "rotary"]
 
@@ -45,16 +45,27 @@ class SmallModel:
     """The model that is pretrained on the training texts where no other is given."""
 
     vocab_size: int = 1000
+    """Tokens that are learned from the texts, if they have pairs for so many."""
     context_length: int = 256
+    """Most tokens of a text that are read."""
     emb_dim: int = 64
+    """Width of the model."""
     n_heads: int = 4
+    """Attention heads of a block."""
     n_layers: int = 2
+    """Blocks."""
     drop_rate: float = 0.1
+    """Dropout, in pretraining and finetuning."""
     positions: Positions = "learned"
+    """How a token's place is told, as in GPTConfig."""
     folded: bool = True
+    """Whether texts are read without case and with every digit as 0."""
     epochs: int = 5
+    """Passes of pretraining; 0: none."""
     batch_tokens: int = 2048
+    """Tokens in a batch of pretraining."""
     lr: float = 2e-3
+    """Peak learning rate of pretraining."""
 
 
 def open_base_model(model: str, *, device: str) -> BaseModel:
@@ -67,9 +78,9 @@ def open_base_model(model: str, *, device: str) -> BaseModel:
     if not path.exists():
         try:
             path = fetch_from_hub(model)
+        except WeightsError:
+            raise
         except ValueError as error:
-            if isinstance(error, ConnectionError) or type(error).__name__ == "WeightsError":
-                raise
             raise SpamError(
                 f"--model {model}: there is no such folder or file, and {error}; give a checkpoint directory, such as "
                 f"gpt-pretrain's runs/quick, or 124M", exit_code=USAGE,
@@ -81,14 +92,15 @@ def open_base_model(model: str, *, device: str) -> BaseModel:
             exit_code=USAGE,
         )
     tokenizer = _tokenizer(weights.tokenizer, weights.config.vocab_size, model)
-    return BaseModel(weights.model().to(device), tokenizer, f"{model} ({inspect(weights).format})", is_small=False)
+    opened = weights.model(dtype=torch.float32)  # whatever the file holds: AdamW's small steps are lost in 16 bits
+    return BaseModel(opened.to(device), tokenizer, f"{model} ({inspect(weights).format})", is_small=False)
 
 
 def pretrain_small_model(texts: Sequence[str], *, settings: SmallModel, seed: int, device: str) -> BaseModel:
     """Return a small model that has learned vocabulary and language from ``texts``, those to train on.
 
-    A pass over the texts takes them in a new order, joined by end-of-text tokens and cut into windows. Raises SpamError
-    (exit code 3) if there is too little text.
+    A pass over the texts takes them in a new order, joined by end-of-text tokens and cut into windows; texts that fill
+    no window are not pretrained on, which it says. Raises SpamError (exit code 3) if there is no text.
     """
     texts = [fold(text) for text in texts] if settings.folded else texts
     tokenizer = _learned(texts, settings.vocab_size)
@@ -113,6 +125,8 @@ def pretrain_small_model(texts: Sequence[str], *, settings: SmallModel, seed: in
         with Progress("pretraining", n_steps) as progress:
             for report in train(model, windows.epochs(settings.epochs), config=config):
                 progress.update(report.step, report.loss)
+    elif settings.epochs:
+        say("too little text to pretrain on: the classifier begins from random weights")
     return BaseModel(model, tokenizer, f"a small model pretrained on the {len(texts):,} training texts", is_small=True)
 
 
