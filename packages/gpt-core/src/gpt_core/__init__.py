@@ -11,7 +11,7 @@ from gpt_core.checkpoint import (
     verify_checkpoint,
 )
 from gpt_core.config import GPT_CONFIG_124M, GPTConfig, gpt2_config
-from gpt_core.durable import CheckpointError, remove_abandoned
+from gpt_core.durable import CheckpointError, force_to_disk, remove_abandoned
 from gpt_core.engine import Engine
 from gpt_core.estimate import Estimate, estimate
 from gpt_core.generate import (
@@ -66,6 +66,7 @@ __all__ = [
     "TransformerBlockFast",
     "decode_stream",
     "estimate",
+    "force_to_disk",
     "generate",
     "generate_batch",
     "generate_text_simple",

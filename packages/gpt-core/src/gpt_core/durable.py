@@ -270,6 +270,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def force_to_disk(path: Path) -> None:
+    """Return once the file's content, or the folder's names, are on the disk (Windows has no such call for folders)."""
+    if path.is_dir():
+        _fsync_folder(path)
+    else:
+        _fsync_file(path)
+
+
 def _fsync_file(path: Path) -> None:
     with path.open("r+b") as file:  # writable, as Windows demands
         os.fsync(file.fileno())

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from gpt_core import remove_abandoned
+from gpt_core import force_to_disk, remove_abandoned
 from gpt_finetune.adapter_file import CONFIG, PREFIX, RANKS, WEIGHTS, AdapterFile, read_adapter
 from gpt_finetune.head_bias import shift_with_bias
 from gpt_finetune.lora import LinearWithLoRA, refuse_lora, wrapped_places
@@ -186,21 +186,11 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
     try:
         for name, data in files.items():
             (temporary / name).write_bytes(data)
-            _force_to_disk(temporary / name)
-        _force_to_disk(temporary)
+            force_to_disk(temporary / name)
+        force_to_disk(temporary)
         if target.is_dir():
             target.rmdir()
         temporary.rename(target)
-        _force_to_disk(target.parent)
+        force_to_disk(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _force_to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # it has no such call for folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # writable, as Windows demands
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

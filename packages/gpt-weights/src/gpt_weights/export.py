@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gpt_core import GPTConfig, parameter_shapes, remove_abandoned
+from gpt_core import GPTConfig, force_to_disk, parameter_shapes, remove_abandoned
 from gpt_weights.errors import WeightsError
 from gpt_weights.mapping import Link
 from gpt_weights.weights import Weights
@@ -126,12 +126,12 @@ def publishing(target: Path, *, needed: int) -> Iterator[Path]:
         remove_abandoned(target.parent, re.compile(re.escape(target.name)))  # an export that was killed
         yield temporary
         for path in (temporary, *temporary.rglob("*")):
-            _force_to_disk(path)
+            force_to_disk(path)
         _check_new(target)
         if target.is_dir():
             target.rmdir()
         temporary.rename(target)
-        _force_to_disk(target.parent)
+        force_to_disk(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _NO_ROOM:
@@ -160,16 +160,6 @@ def _check_new(target: Path) -> None:
         raise WeightsError(f"{target} is not replaced, because there is a file of that name; choose a new name")
     if target == Path.cwd():
         raise WeightsError(f"{target} is not replaced, because it is the current folder; choose a new name")
-
-
-def _force_to_disk(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # it has no such call for folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # writable, as Windows demands
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _paired(
