@@ -6,16 +6,15 @@ at its last token and -100 everywhere else: the batch that every loss of these p
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from gpt_finetune.buckets import bucketed_batches
 from gpt_finetune.padding import padded
 
 IGNORED = -100
-_SPREAD = 0.2  # how far a length may be off in the order: batches of equal lengths only would be the same each epoch
 
 
 class ClassBatches:
@@ -44,12 +43,8 @@ class ClassBatches:
         """Yield the batches of one epoch (0-based)."""
         sequences = self._sequences(number) if callable(self._sequences) else self._sequences
         assert len(sequences) == len(self._classes)
-        draw = random.Random(f"{self._seed}/{number}")
-        keys = [len(ids) * (1 + _SPREAD * draw.random()) for ids in sequences]
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        batches = [order[start : start + self._batch_size] for start in range(0, len(order), self._batch_size)]
-        draw.shuffle(batches)
-        for numbers in batches:
+        lengths = [len(ids) for ids in sequences]
+        for numbers in bucketed_batches(lengths, batch_size=self._batch_size, seed=self._seed, epoch=number):
             yield class_batch([sequences[i] for i in numbers], [self._classes[i] for i in numbers])
 
     def epochs(self, n_epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
