@@ -6,6 +6,7 @@ from typing import Any
 
 from gpt_eval.intervals import Measured
 from gpt_eval.markdown import markdown_cell
+from gpt_eval.tables import interval_cell, markdown_table, value_cell
 
 _LEGEND = """\
 Expected calibration error: how far the share that was right lies from how probable it was said to be. Brier score: the
@@ -80,7 +81,7 @@ class ClassificationReport:
         rows = [
             ["metric", "value", level, "n"],
             ["---", "---:", "---:", "---:"],
-            *([name, _value(m), _interval(m), str(m.n)] for name, m in measured.items()),
+            *([name, value_cell(m), interval_cell(m), str(m.n)] for name, m in measured.items()),
         ]
         per_class = [
             ["class", "examples", "predicted", f"precision ({level})", f"recall ({level})", f"F1 ({level})"],
@@ -90,7 +91,7 @@ class ClassificationReport:
                     markdown_cell(scores.name),
                     str(scores.n_examples),
                     str(scores.n_predicted),
-                    *(f"{_value(m)} ({_interval(m)})" for m in (scores.precision, scores.recall, scores.f1)),
+                    *(f"{value_cell(m)} ({interval_cell(m)})" for m in (scores.precision, scores.recall, scores.f1)),
                 ]
                 for scores in self.per_class
             ),
@@ -101,18 +102,4 @@ class ClassificationReport:
             ["---", *["---:"] * len(names)],
             *([name, *map(str, counts)] for name, counts in zip(names, self.confusion, strict=True)),
         ]
-        return "\n".join([*map(_table, (rows, per_class, confusion)), _LEGEND])
-
-
-def _table(rows: list[list[str]]) -> str:
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
-def _value(measured: Measured) -> str:
-    return "undefined" if measured.value is None else f"{measured.value:.4f}"
-
-
-def _interval(measured: Measured) -> str:
-    if measured.low is None or measured.high is None:
-        return markdown_cell(measured.method)
-    return f"{measured.low:.4f} to {measured.high:.4f}"
+        return "\n".join([*map(markdown_table, (rows, per_class, confusion)), _LEGEND])
