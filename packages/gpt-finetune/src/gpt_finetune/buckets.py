@@ -1,4 +1,4 @@
-"""Which sequences make up the batches of an epoch: those of like length together, so that little padding is computed."""
+"""Which sequences make up the batches of an epoch: those of like length together, so that there is little padding."""
 
 import random
 from collections.abc import Sequence

@@ -9,32 +9,25 @@ Shapes: B texts, T tokens of the longest, C classes.
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from gpt_core import GPTModel, GPTModelFast, load_checkpoint, model_from_tensors, save_checkpoint
+from gpt_core import GPTModel, GPTModelFast, load_checkpoint, model_from_tensors
 from gpt_finetune.encode import SupportsEncode, encode_text, fold
 from gpt_finetune.labelled import Template
-from gpt_finetune.lora import lora_parameters, refuse_lora
-from gpt_finetune.merge import merge_lora
+from gpt_finetune.lora import refuse_lora
 from gpt_finetune.padding import padded_batches
+from gpt_finetune.saving import SupportsSave, save_finetuned
 from gpt_train import DataError
 
 
-class SupportsClassifier(SupportsEncode, Protocol):
+class SupportsClassifier(SupportsEncode, SupportsSave, Protocol):
     """What a classifier needs of its tokenizer: to encode, and to be saved beside the model."""
-
-    def save(self, path: Path, /) -> object:
-        """Write the tokenizer to a file."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -153,12 +146,11 @@ class Classifier:
         """
         known = {
             "labels": list(self.labels), "template": self.template.text, "max_length": self.max_length,
-            "folded": self.folded, "versions": _versions(),
+            "folded": self.folded,
         }
-        with merge_lora(self.model) if lora_parameters(self.model) else nullcontext():
-            return save_checkpoint(
-                folder, self.model, tokenizer=self.tokenizer, provenance={**(provenance or {}), **known}, extra=extra
-            )
+        return save_finetuned(
+            folder, self.model, tokenizer=self.tokenizer, known=known, provenance=provenance, extra=extra
+        )
 
     def _ids(self, text: str, tokenizer: SupportsEncode) -> list[int]:
         ids = encode_text(tokenizer, fold(text) if self.folded else text)
@@ -247,8 +239,3 @@ def with_class_head(
         drawn = torch.rand(shape, generator=generator) * 2 * bound - bound
         tensors[f"out_head.{name}"] = drawn.to(device=device, dtype=dtype)
     return model_from_tensors(config, tensors)
-
-
-def _versions() -> dict[str, str]:
-    names = ("gpt-finetune", "gpt-train", "gpt-core", "gpt-attention", "torch")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}

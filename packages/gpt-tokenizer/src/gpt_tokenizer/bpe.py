@@ -16,6 +16,7 @@ import re
 import warnings
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -145,6 +146,19 @@ class BPETokenizer:
         ranks = sorted((i, token.hex()) for token, i in self._vocabulary.ranks.items())
         special = sorted((i, name) for name, i in self._vocabulary.special_tokens.items())
         return hashlib.sha256(json.dumps(["gpt2 split", ranks, special]).encode()).hexdigest()
+
+    def with_special_tokens(self, names: Sequence[str]) -> BPETokenizer:
+        """Return a tokenizer with these special tokens, too: those that are new get the next ids, in their order.
+
+        All other ids stay, so a model needs no more than rows for the new ones. Raises ValueError for one string in
+        place of a list, an empty name, and one that is an ordinary token.
+        """
+        if not isinstance(names, list | tuple):
+            raise ValueError(f"names must be a list of special tokens, got {names!r:.60}; pass [name]")
+        known = self._vocabulary.special_tokens
+        new = [name for name in dict.fromkeys(names) if name not in known]
+        special = {**known, **{name: self.n_vocab + place for place, name in enumerate(new)}}
+        return BPETokenizer(replace(self._vocabulary, special_tokens=special)) if new else self
 
     def encode(self, text: str, *, allowed_special: Collection[str] = ()) -> list[int]:
         """Return the ids of ``text``.

@@ -1,0 +1,135 @@
+"""Teaching a model to answer and to stop: all of it, its last blocks or LoRA, through gpt-train's loop.
+
+    examples = encode_conversations(chat, conversations)
+    for report in train_chat(chat, examples, validation=held_out, config=config):
+        ...
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from gpt_finetune.chat import ChatModel
+from gpt_finetune.chat_batches import ChatBatches, ChatExamples, chat_batches_in_order
+from gpt_finetune.class_batches import IGNORED
+from gpt_finetune.kept_weights import KeptWeights
+from gpt_train import DataError, StepReport, TrainConfig, TrainState, sequence_loss, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatConfig:
+    """How a model learns to answer; what of it, its parameters' ``requires_grad`` says. Checked once, here."""
+
+    epochs: int = 2
+    """Passes over the conversations."""
+    batch_size: int = 8
+    """Conversations in a batch, all of about the same length."""
+    lr: float = 5e-5
+    """Peak learning rate: after a warm-up over a twentieth of the steps it falls as half a cosine to a tenth."""
+    weight_decay: float = 0.1
+    """AdamW's decoupled decay of the matrices."""
+    keep_best: bool = True
+    """Keep the weights of the epoch with the lowest validation loss, not the last ones; needs validation examples."""
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Arithmetic of the products while training, as in gpt_train's TrainConfig."""
+    seed: int = 123
+    """Seed of the order of the conversations and of dropout; below 2**63."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.seed >= 2**63:
+            raise ValueError(f"seed must be below 2**63, got {self.seed}")
+        if not isinstance(self.keep_best, bool):
+            raise ValueError(f"keep_best must be True or False, got {self.keep_best!r}")
+        self.train_config(1)  # which checks the others
+
+    def n_steps(self, n_examples: int) -> int:
+        """Return the optimizer steps of an epoch over so many examples."""
+        return -(-n_examples // self.batch_size)
+
+    def train_config(self, n_examples: int) -> TrainConfig:
+        """Return the settings of gpt-train's loop, and of the ``TrainState`` of a run that can be resumed."""
+        n_steps = self.n_steps(n_examples) * self.epochs
+        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
+            raise ValueError(f"lr must be a finite number of at least 0, got {self.lr!r}")
+        return TrainConfig(
+            max_steps=n_steps, lr=self.lr, min_lr=self.lr / 10, warmup_steps=n_steps // 20,
+            weight_decay=self.weight_decay, precision=self.precision, eval_every=self.n_steps(n_examples),
+        )
+
+
+def train_chat(
+    chat: ChatModel,
+    examples: ChatExamples,
+    *,
+    validation: ChatExamples | None = None,
+    config: ChatConfig | None = None,
+    state: TrainState | None = None,
+) -> Iterator[StepReport]:
+    """Train the chat model in place, and yield gpt-train's report after each step.
+
+    At the end of each epoch it has the ``val_loss`` of ``validation``: the mean over the tokens to learn. Trained is
+    what requires a gradient: all of the model, ``train_only_last_blocks``, or LoRA after ``add_lora``. While a report
+    is handed out the model holds the weights of that step; once the generator has ended or is closed, those to be kept.
+
+    ``state``, a ``TrainState(chat.model, config.train_config(len(examples)))``, is for runs that can be killed: save it
+    with ``chat.save(folder, extra=state.save)``, load it again, and training goes on bit for bit. The best weights are
+    in memory only, so such a run needs ``keep_best=False`` (save those of the lowest ``val_loss`` yourself).
+
+    Raises DataError if there is no example; ValueError if nothing requires a gradient, or if ``state`` and
+    ``keep_best`` are both wanted; FloatingPointError if a loss is not finite: that step changes nothing.
+    """
+    config = config or ChatConfig()
+    for name, given in (("examples", examples), ("validation", validation)):
+        if given is not None and not given:
+            raise DataError(f"{name} hold nothing to learn: {given.report}; give conversations with answers")
+    if state is not None and config.keep_best and validation is not None:
+        raise ValueError("a resumed run has no memory of earlier epochs' weights; pass keep_best=False with a state")
+    if not any(parameter.requires_grad for parameter in chat.model.parameters()):
+        raise ValueError("nothing of the model requires a gradient; thaw a part of it, or add LoRA")
+    settings = config.train_config(len(examples))
+    if state is None:
+        state = TrainState(chat.model, settings)
+    if state.step == 0:
+        torch.manual_seed(config.seed)
+    batches = ChatBatches(examples, batch_size=config.batch_size, seed=config.seed)
+    held_out = None if validation is None else chat_batches_in_order(validation, batch_size=config.batch_size)
+    kept = KeptWeights(chat.model)
+    lowest = math.inf
+    try:
+        stream = batches.epochs(config.epochs, start=state.step)
+        for report in train(chat.model, stream, config=settings, state=state, val_batches=held_out):
+            if report.val_loss is not None and report.val_loss < lowest:
+                lowest = report.val_loss
+                if config.keep_best:
+                    kept.keep()
+            yield report
+            chat.model.train()  # the caller may have asked the model something, which leaves it in eval mode
+    finally:
+        kept.restore()
+        chat.model.eval()
+
+
+@torch.no_grad()
+def chat_loss(chat: ChatModel, examples: ChatExamples, *, batch_size: int = 8) -> float:
+    """Return the mean negative log-likelihood of the tokens to learn, in nats; the model is in eval mode afterwards.
+
+    Raises DataError if there is none.
+    """
+    if not examples:
+        raise DataError(f"there is nothing to judge by: {examples.report}")
+    chat.model.eval()
+    total, n_targets = 0.0, 0
+    for inputs, targets in chat_batches_in_order(examples, batch_size=batch_size):
+        inputs, targets = inputs.to(chat.model.device), targets.to(chat.model.device)
+        total += sequence_loss(chat.model, inputs, targets, reduction="sum").item()
+        n_targets += int((targets != IGNORED).sum())
+    return total / n_targets
