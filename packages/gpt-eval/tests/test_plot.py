@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import roc_curve
 
 from gpt_eval import evaluate_classifier, plot_calibration, plot_confusion, plot_roc
 
@@ -69,13 +68,14 @@ def test_names_below_the_confusion_never_touch_and_stand_upright_only_where_they
     assert min(label.get_window_extent().x0 for label in figure.axes[0].get_yticklabels()) > 0
 
 
-def test_the_roc_curve_is_scikit_learns_and_its_title_has_the_area_of_the_report():
+def test_the_roc_curve_has_a_point_a_score_and_its_title_the_area_of_the_report():
     labels, P, classes = examples()
     axes = plot_roc(labels, P, classes=classes, positive="ham").axes[0]
     report = evaluate_classifier(labels, P, classes=classes, positive="ham", n_resamples=100)
 
-    false, true, _ = roc_curve([label == "ham" for label in labels], P[:, 0], drop_intermediate=False)
-    assert np.array(axes.get_lines()[0].get_data()) == pytest.approx(np.array([false, true]))
+    is_ham, steps = np.array(labels) == "ham", [2, *sorted(P[:, 0], reverse=True)]
+    shares = [[(P[of, 0] >= step).mean() for step in steps] for of in (~is_ham, is_ham)]
+    assert np.array(axes.get_lines()[0].get_data()) == pytest.approx(np.array(shares))
     area = report.roc_auc
     assert axes.get_title().splitlines() == [
         "ROC, n = 200", f"AUC of ham {area.value:.4f} (95 %: {area.low:.4f} to {area.high:.4f})",

@@ -3,7 +3,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn.metrics import roc_auc_score, roc_curve
 
 from gpt_eval.roc import measure_mean_area, roc_area, roc_points
 
@@ -20,18 +19,33 @@ def arrays(examples):
 
 
 @given(EXAMPLES)
-def test_the_area_is_scikit_learns_ties_included(examples):
+def test_the_area_is_mann_and_whitneys_share_of_pairs_ties_half(examples):
     scores, is_positive = arrays(examples)
+    theirs = stats.mannwhitneyu(scores[is_positive], scores[~is_positive], method="asymptotic").statistic
 
-    assert roc_area(scores, is_positive).value == pytest.approx(roc_auc_score(is_positive, scores), abs=1e-12)
+    assert roc_area(scores, is_positive).value == pytest.approx(theirs / (is_positive.sum() * (~is_positive).sum()))
 
 
 @given(EXAMPLES)
-def test_the_curve_is_scikit_learns(examples):
+def test_an_example_moves_the_area_by_the_share_of_pairs_that_it_is_in_the_right_order_in(examples):
     scores, is_positive = arrays(examples)
-    false, true, _ = roc_curve(is_positive, scores, drop_intermediate=False)
+    area = roc_area(scores, is_positive)
+    for place, (score, positive) in enumerate(examples):
+        others = [other for other, kind in examples if kind != positive]
+        n_in_order = sum((score > other if positive else score < other) + (score == other) / 2 for other in others)
+        n_alike = sum(kind == positive for _, kind in examples)
+        expected = (n_in_order / len(others) - area.value) / n_alike
+        assert area.influence[place] == pytest.approx(expected, abs=1e-12)
 
-    assert np.array(roc_points(scores, is_positive)) == pytest.approx(np.array([false, true]))
+
+@given(EXAMPLES)
+def test_the_curve_has_the_shares_above_each_score(examples):
+    scores, is_positive = arrays(examples)
+    false, true = roc_points(scores, is_positive)
+
+    steps = [2.0, *sorted(set(scores.tolist()), reverse=True)]
+    assert false.tolist() == pytest.approx([(scores[~is_positive] >= step).mean() for step in steps])
+    assert true.tolist() == pytest.approx([(scores[is_positive] >= step).mean() for step in steps])
 
 
 @given(EXAMPLES)

@@ -1,14 +1,17 @@
 """Judge a classifier by its probabilities (chapter 6 judges by accuracy alone).
 
-Sources: Brier score, Brier 1950; expected calibration error, Guo et al. 2017; macro averages over classes, Sokolova
-and Lapalme 2009; the area for many classes as the mean of one against the rest, Provost and Domingos 2001 without
-their weights. The intervals' sources stand in ``intervals``, ``bootstrap`` and ``roc``.
+Counts, F1, area, Brier score and log loss are scikit-learn's, which the extra ``classification`` brings; a share has
+its value and its interval from the same counts. Sources of the rest: expected calibration error, Guo et al. 2017; macro
+averages over classes, Sokolova and Lapalme 2009; the area for many classes as the mean of one against the rest, Provost
+and Domingos 2001 without their weights. The intervals' sources stand in ``intervals``, ``bootstrap`` and ``roc``.
 
 Shapes: N examples, C classes, R resamples.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +34,7 @@ from gpt_eval.intervals import (
 from gpt_eval.predictions import Predictions, check_positive, check_predictions
 from gpt_eval.report import ClassificationReport, ClassScores
 from gpt_eval.roc import measure_mean_area, roc_area
+from gpt_eval.scikit_learn import require_scikit_learn
 
 
 def evaluate_classifier(
@@ -60,25 +64,29 @@ def evaluate_classifier(
 
     The calibration error has 10 bins of equal width. The Brier score of two classes is the positive one's mean squared
     error, from 0 to 1; that of more is summed over the classes, from 0 to 2. In the log loss a probability of 0 counts
-    as 2.2e-16. What is undefined, such as the recall of a class without an example, has the value None and the reason.
+    as 2.2e-16, one of 1 as that much less than 1. What is undefined, such as the recall of a class without an example,
+    has the value None and the reason.
 
-    The same examples in any order give the same report. Raises ValueError for predictions that fail a check.
+    The same examples in any order give the same report. Raises ValueError for predictions that fail a check, and
+    ImportError without scikit-learn.
     """
+    require_scikit_learn("judging a classifier")
     check_confidence(confidence)
     check_resampling(n_resamples, seed)
     seen = check_predictions(labels, probabilities, classes=classes)
     positive = check_positive(positive, seen.classes)
     N, C = seen.probabilities.shape
-    confusion = np.bincount(seen.truth * C + seen.predicted, minlength=C * C).reshape(C, C)
-    per_class = _per_class(seen.classes, confusion, confidence)
+    P = seen.probabilities / seen.probabilities.sum(axis=1, keepdims=True)     # sums to 1e-4 pass, but losses need 1
+    values = _library_values(seen, P)
+    confusion = values.confusion
+    per_class = _per_class(seen.classes, values, confidence)
     recalls, precisions = [scores.recall for scores in per_class], [scores.precision for scores in per_class]
     balanced = _undefined_part(recalls, n=N) or measure_mean_of_proportions(recalls, n=N)
 
-    losses = _losses(seen)
+    losses = _losses(seen.truth, P)
     gaps = calibration_gaps(seen.confidence, seen.is_right)                    # (N, 10)
     columns = [gaps, losses] if positive is not None else [_indicators(seen), gaps, losses]
     resampled = resampled_means(np.column_stack(columns), n_resamples=n_resamples, seed=seed)
-    brier, log_loss = losses.mean(axis=0).tolist()
     calibration_error = float(np.abs(gaps.mean(axis=0)).sum())
     resampled_errors = np.abs(resampled[:, -2 - N_BINS : -2]).sum(axis=1)      # (R,)
 
@@ -104,8 +112,8 @@ def evaluate_classifier(
         expected_calibration_error=measure_by_reversed_percentiles(
             calibration_error, resampled_errors, n=N, confidence=confidence
         ),
-        brier=measure_by_percentiles(brier, resampled[:, -2], n=N, confidence=confidence),
-        log_loss=measure_by_percentiles(log_loss, resampled[:, -1], n=N, confidence=confidence),
+        brier=measure_by_percentiles(values.brier, resampled[:, -2], n=N, confidence=confidence),
+        log_loss=measure_by_percentiles(values.log_loss, resampled[:, -1], n=N, confidence=confidence),
         per_class=per_class,
     )
 
@@ -121,9 +129,35 @@ def measure_roc_auc(seen: Predictions, positive: str | None, *, confidence: floa
     return measure_mean_area(areas, confidence=confidence)
 
 
-def _per_class(
-    classes: tuple[str, ...], confusion: NDArray[np.intp], confidence: float
-) -> tuple[ClassScores, ...]:
+@dataclass(frozen=True)
+class _LibraryValues:
+    """What scikit-learn says of predictions."""
+
+    confusion: NDArray[np.intp]
+    """(C, C): a row for each true class, a column for each predicted one."""
+    f1: NDArray[np.float64]
+    """(C,): 0 where it is undefined."""
+    brier: float
+    log_loss: float
+
+
+def _library_values(seen: Predictions, P: NDArray[np.float64]) -> _LibraryValues:
+    from sklearn import metrics  # type: ignore[import-untyped,unused-ignore]  # a second; scikit-learn is an extra
+
+    places = np.arange(len(seen.classes))
+    with warnings.catch_warnings():
+        # Where there are more classes than half the examples, scikit-learn before 1.9 takes places for measurements.
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        return _LibraryValues(
+            confusion=metrics.confusion_matrix(seen.truth, seen.predicted, labels=places),
+            f1=metrics.f1_score(seen.truth, seen.predicted, labels=places, average=None, zero_division=0),
+            brier=float(metrics.brier_score_loss(seen.truth, P, labels=places)),
+            log_loss=float(metrics.log_loss(seen.truth, P, labels=places)),
+        )
+
+
+def _per_class(classes: tuple[str, ...], values: _LibraryValues, confidence: float) -> tuple[ClassScores, ...]:
+    confusion = values.confusion
     rows = []
     for place, name in enumerate(classes):
         n_right = int(confusion[place, place])
@@ -137,18 +171,17 @@ def _per_class(
                 n_predicted=n_predicted,
                 precision=precision or undefined(f"no example was called {name!r}", n=0),
                 recall=recall or undefined(f"class {name!r} has no example", n=0),
-                f1=_f1(name, n_right, n_examples + n_predicted - n_right, confidence),
+                f1=_f1(name, float(values.f1[place]), n_right, n_examples + n_predicted - n_right, confidence),
             )
         )
     return tuple(rows)
 
 
-def _f1(name: str, n_right: int, n_either: int, confidence: float) -> Measured:
-    """Return F1 from the right ones among the examples that are or were called the class."""
+def _f1(name: str, value: float, n_right: int, n_either: int, confidence: float) -> Measured:
+    """Return F1 with the interval of the share of right ones among the examples that are or were called the class."""
     if n_either == 0:
         return undefined(f"no example is {name!r} or was called it", n=0)
     low, high = (2 * share / (1 + share) for share in wilson_interval(n_right, n_either, confidence))
-    value = 2 * n_right / (n_right + n_either)
     return Measured(value=value, low=low, high=high, n=n_either, method="Wilson of the share behind F1")
 
 
@@ -172,13 +205,13 @@ def _indicators(seen: Predictions) -> NDArray[np.float64]:
     return np.column_stack([true & predicted, true, predicted]).astype(np.float64)
 
 
-def _losses(seen: Predictions) -> NDArray[np.float64]:
-    """Return (N, 2): each example's Brier score and log loss."""
-    N, C = seen.probabilities.shape
-    true = seen.probabilities[np.arange(N), seen.truth]
-    squares = (seen.probabilities - (seen.truth[:, None] == np.arange(C))) ** 2
+def _losses(truth: NDArray[np.intp], P: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (N, 2): each example's Brier score and log loss, whose means scikit-learn gives, for the resamples."""
+    N, C = P.shape
+    squares = (P - (truth[:, None] == np.arange(C))) ** 2
     brier = squares[:, -1] if C == 2 else squares.sum(axis=1)
-    return np.column_stack([brier, -np.log(np.clip(true, np.finfo(np.float64).eps, 1.0))])
+    epsilon = np.finfo(np.float64).eps
+    return np.column_stack([brier, -np.log(np.clip(P[np.arange(N), truth], epsilon, 1 - epsilon))])
 
 
 def _undefined_part(parts: Sequence[Measured], *, n: int) -> Measured | None:

@@ -1,4 +1,6 @@
-"""Pictures of a classifier; they need the extra ``plot`` (matplotlib). No window, no state: a figure is returned.
+"""Pictures of a classifier; they need the extra ``plot`` (matplotlib), the ROC curve needs ``classification``, too.
+
+No window, no state: a figure is returned.
 
 Which letters of the classes' names can be drawn, the font decides: matplotlib's own has no Chinese, Japanese or Korean
 ones and draws boxes; ``matplotlib.rcParams["font.family"]`` names another. Of a name longer than 30
@@ -20,6 +22,7 @@ from gpt_eval.intervals import Measured, check_confidence, wilson_interval
 from gpt_eval.predictions import check_positive, check_predictions
 from gpt_eval.report import ClassificationReport
 from gpt_eval.roc import roc_area, roc_points
+from gpt_eval.scikit_learn import require_scikit_learn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,8 +76,10 @@ def plot_roc(
     """Return a figure of the ROC curve of ``positive`` or, with more than two classes, of each against the rest.
 
     The arguments are those of ``evaluate_classifier``, and so are the errors. Raises ValueError too where a class
-    has no example: there is no curve then. Writes ``path`` if given. Raises ImportError without matplotlib.
+    has no example: there is no curve then. Writes ``path`` if given. Raises ImportError without matplotlib or
+    scikit-learn.
     """
+    require_scikit_learn("a ROC curve")
     check_confidence(confidence)
     seen = check_predictions(labels, probabilities, classes=classes)
     positive = check_positive(positive, seen.classes)
