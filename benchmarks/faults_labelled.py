@@ -26,7 +26,7 @@ from pathlib import Path
 from mutated_files import as_table, run
 
 from gpt_finetune.labelled import read_labelled
-from gpt_finetune.rows import read_rows
+from gpt_finetune.tables import read_rows
 from gpt_train import DataError
 
 NAMES = ["label", "text"]

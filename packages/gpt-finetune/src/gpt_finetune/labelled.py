@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gpt_finetune.rows import LeftOut, Row, read_rows
+from gpt_finetune.lines import unfit_text
+from gpt_finetune.rows import LeftOut, Row, keep_rows
+from gpt_finetune.tables import read_rows
 from gpt_train import DataError
 
 
@@ -155,45 +157,29 @@ def _read(
     """Return the arguments of ``LabelledTexts``."""
     if isinstance(columns, str):
         raise ValueError(f"columns must be a list of names, got {columns!r}; split it at the commas")
-    if isinstance(max_bad, bool) or not isinstance(max_bad, int) or max_bad < 0:
-        raise ValueError(f"max_bad must be a whole number of at least 0, got {max_bad!r}")
     wanted = [*template.fields, *([] if label is None else [label])]
-    rows: list[tuple[str, str, int]] = []
-    left_out: list[LeftOut] = []
-    n_bad = 0
-    for item in read_rows(path, wanted, columns=columns):
-        kept = _kept(item, template, label) if isinstance(item, Row) else item
-        if not isinstance(kept, LeftOut):
-            rows.append(kept)
-            continue
-        n_bad += kept.is_fault
-        if n_bad > max_bad:
-            way = f"it is one more than max_bad={max_bad} allows" if max_bad else "max_bad=1 would leave the row out"
-            raise DataError(f"{kept.located(path)} ({way})")
-        left_out.append(kept)
-    if not rows:
-        what = f"only rows left out, the first because {left_out[0].reason}" if left_out else "no row"
-        raise DataError(f"{path} has {what}; give a file with texts")
-    texts, labels, lines = zip(*rows, strict=True)
-    return {"source": str(path), "texts": texts, "labels": labels, "lines": lines, "left_out": tuple(left_out)}
+    rows = read_rows(path, wanted, columns=columns)
+    kept = keep_rows(path, rows, lambda row: _pair(row, template, label), max_bad=max_bad, content="texts")
+    texts, labels = zip(*kept.values, strict=True)
+    return {"source": str(path), "texts": texts, "labels": labels, "lines": kept.lines, "left_out": kept.left_out}
 
 
-def _kept(row: Row, template: Template, label: str | None) -> tuple[str, str, int] | LeftOut:
-    """Return the row's text, label ("" where none is wanted) and line, or why it is left out."""
+def _pair(row: Row, template: Template, label: str | None) -> tuple[str, str] | LeftOut:
+    """Return the row's text and label ("" where none is wanted), or why it is left out."""
     for name in template.fields:
         value = row.fields[name]
         if not isinstance(value, str):
             return LeftOut(row.line, f"{name!r} must be text, found a {type(value).__name__}")
-        if fault := _unfit(value):
+        if fault := unfit_text(value):
             return LeftOut(row.line, f"{name!r} has {fault}")
     if not any(row.fields[name].strip() for name in template.fields):
         return LeftOut(row.line, "the row has no text", is_fault=False)
     text = template.render(row.fields)
     if label is None:
-        return text, "", row.line
+        return text, ""
     value = row.fields[label]
     if isinstance(value, int):  # true and false, too
-        return text, json.dumps(value), row.line
+        return text, json.dumps(value)
     if not isinstance(value, str):
         kind = type(value).__name__
         return LeftOut(row.line, f"{label!r} must be text, a whole number, true or false, found a {kind}")
@@ -201,15 +187,4 @@ def _kept(row: Row, template: Template, label: str | None) -> tuple[str, str, in
     if not value.isprintable() or not value:
         why = f"has a character that cannot be printed: {value!r:.60}" if value else "is empty"
         return LeftOut(row.line, f"the label {why}")
-    return text, value, row.line
-
-
-def _unfit(text: str) -> str | None:
-    """Return what no text may hold and JSON can spell, or None."""
-    if "\0" in text:
-        return "a NUL; remove it"
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        return f"half a surrogate pair (\\u{ord(text[error.start]):04x}); write both halves or the character itself"
-    return None
+    return text, value

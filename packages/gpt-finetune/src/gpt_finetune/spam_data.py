@@ -7,19 +7,20 @@
 
 import hashlib
 import math
-import os
 import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from gpt_finetune.download import fetch, import_requests, write_whole
 from gpt_finetune.encode import SupportsEncode, encode_text
-from gpt_finetune.rows import LeftOut, read_csv
+from gpt_finetune.rows import LeftOut
+from gpt_finetune.tables import read_csv
 from gpt_finetune.zip_member import read_zip_member
 from gpt_train import DataError
 
@@ -33,7 +34,6 @@ SPAM_URLS = (
 _MEMBER = "SMSSpamCollection"
 _SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
 _MOST_BYTES = 64 * 2**20  # the collection has 0.2 MB, and 0.5 MB unpacked
-_TIMEOUT = 60.0
 
 
 def download_and_unzip_spam_data(
@@ -49,10 +49,10 @@ def download_and_unzip_spam_data(
     if data_file_path.exists():
         print(f"{data_file_path} already exists. Skipping download and extraction.")
         return
-    _download(url, Path(zip_path))
+    write_whole(Path(zip_path), fetch(url, most_bytes=_MOST_BYTES))
     data = read_zip_member(zip_path, _MEMBER, most_bytes=_MOST_BYTES)
     Path(extracted_path).mkdir(parents=True, exist_ok=True)
-    _write(data_file_path, data)
+    write_whole(data_file_path, data)
     print(f"File downloaded and saved as {data_file_path}")
 
 
@@ -67,20 +67,21 @@ def download_spam_data(folder: Path | str, *, urls: Sequence[str] = SPAM_URLS) -
         if hashlib.sha256(path.read_bytes()).hexdigest() != _SHA256:
             raise DataError(f"{path} is not the SMS Spam Collection: its sha256 is another; move it away")
         return path
-    requests = _requests()
+    requests = import_requests()
     path.parent.mkdir(parents=True, exist_ok=True)
     said = []
     for url in urls:
         try:
             with tempfile.TemporaryDirectory(dir=path.parent, prefix=".spam-") as temporary:
-                _download(url, Path(temporary) / "spam.zip")
-                data = read_zip_member(Path(temporary) / "spam.zip", _MEMBER, most_bytes=_MOST_BYTES)
+                zip_path = Path(temporary) / "spam.zip"
+                zip_path.write_bytes(fetch(url, most_bytes=_MOST_BYTES))
+                data = read_zip_member(zip_path, _MEMBER, most_bytes=_MOST_BYTES)
             if hashlib.sha256(data).hexdigest() != _SHA256:
                 raise DataError("its file is another, by its sha256")
         except (requests.RequestException, DataError) as error:
             said.append(f"{url}: {error}")
             continue
-        _write(path, data)
+        write_whole(path, data)
         return path
     raise ConnectionError(f"no address delivers the spam collection ({'; '.join(said)}); place it by hand at {path}")
 
@@ -192,43 +193,3 @@ def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     if not rows:
         raise DataError(f"{path} has no row; give a file with texts")
     return names, rows
-
-
-def _requests() -> Any:
-    try:
-        import requests
-    except ImportError as error:
-        raise ImportError("downloading needs requests: install 'gpt-finetune[data]'") from error
-    return requests
-
-
-def _download(url: str, path: Path) -> None:
-    """Fetch ``url`` to ``path``: under another name first, so that it is there whole or not at all."""
-    requests = _requests()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    # identity: a body compressed for its way could be a bomb
-    with requests.get(url, stream=True, timeout=_TIMEOUT, headers={"Accept-Encoding": "identity"}) as response:
-        response.raise_for_status()
-        size = 0
-        try:
-            with temporary.open("wb") as file:
-                for piece in response.iter_content(2**16):
-                    size += len(piece)
-                    if size > _MOST_BYTES:
-                        raise DataError(f"{url} sends more than {_MOST_BYTES:,} bytes; give another address")
-                    file.write(piece)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write the file under another name first, so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpt_finetune.rows import LONGEST, LeftOut, Row, read_rows
+from gpt_finetune.lines import LONGEST
+from gpt_finetune.rows import LeftOut, Row
+from gpt_finetune.tables import read_rows
 from gpt_train import DataError
 
 
