@@ -180,3 +180,22 @@ def hugging_face(tokenizer: BPETokenizer, tmp_path_factory: pytest.TempPathFacto
     opened = HuggingFaceTokenizer.from_file(str(path))
     opened.encode_special_tokens = True     # names of special tokens in text are text, as ours are by default
     return opened
+
+
+def test_further_special_tokens_get_the_next_ids_and_change_no_other():
+    tokenizer = BPETokenizer.train(["the cat sat on the mat"], vocab_size=260)
+    wider = tokenizer.with_special_tokens(["<|im_start|>", "<|endoftext|>", "<|im_end|>"])
+
+    assert wider.special_tokens == {
+        "<|endoftext|>": tokenizer.eot_token, "<|im_start|>": tokenizer.n_vocab, "<|im_end|>": tokenizer.n_vocab + 1}
+    assert wider.encode("the cat <|im_end|>") == tokenizer.encode("the cat <|im_end|>")
+    assert wider.encode("<|im_end|>", allowed_special={"<|im_end|>"}) == [wider.n_vocab - 1]
+    assert wider.sha256 != tokenizer.sha256
+    assert tokenizer.with_special_tokens(["<|endoftext|>"]) is tokenizer
+
+
+@pytest.mark.parametrize("names", ["<|x|>", {"<|x|>"}, [""], ["the"]])
+def test_bad_names_of_special_tokens_are_refused(names):
+    tokenizer = BPETokenizer.train(["the the the the"], vocab_size=259)
+    with pytest.raises(ValueError, match=r"names must be a list|is empty|ordinary token"):
+        tokenizer.with_special_tokens(names)

@@ -1,6 +1,9 @@
 """Finetune a GPT: classifiers that do not depend on padding, LoRA, labelled texts without leaks."""
 
 from gpt_finetune.adapter import load_adapter, save_adapter
+from gpt_finetune.chat import Answer, ChatModel, load_chat_model
+from gpt_finetune.chat_batches import ChatBatches, ChatExamples, encode_conversations
+from gpt_finetune.chat_training import ChatConfig, chat_loss, train_chat
 from gpt_finetune.classifier import Classifier, Prediction, class_logits, load_classifier, with_class_head
 from gpt_finetune.classify import (
     calc_accuracy_loader,
@@ -11,8 +14,20 @@ from gpt_finetune.classify import (
     plot_values,
     train_classifier_simple,
 )
+from gpt_finetune.conversation import Conversation, Message
 from gpt_finetune.duplicates import DuplicateCounts, count_duplicates, duplicate_groups
 from gpt_finetune.encode import fold
+from gpt_finetune.instruct import (
+    InstructionDataset,
+    InstructionDatasetPhi,
+    InstructionDatasetWithMasking,
+    custom_collate_draft_1,
+    custom_collate_draft_2,
+    custom_collate_fn,
+    custom_collate_with_masking_fn,
+    format_input,
+    format_input_phi,
+)
 from gpt_finetune.labelled import LabelledTexts, Template, Texts, read_labelled, read_texts, require_classes
 from gpt_finetune.lora import (
     LinearWithLoRA,
@@ -33,40 +48,65 @@ from gpt_finetune.spam_data import (
     random_split,
 )
 from gpt_finetune.split import Split, split_labelled
+from gpt_finetune.template import TEMPLATES, ChatTemplate, Control, Turn
 from gpt_finetune.trained_part import train_only_last_blocks
 from gpt_finetune.training import ClassifierConfig, ClassifierReport, Scores, train_classifier
+from gpt_finetune.vocabulary import with_vocabulary
 
 __all__ = [
+    "TEMPLATES",
+    "Answer",
+    "ChatBatches",
+    "ChatConfig",
+    "ChatExamples",
+    "ChatModel",
+    "ChatTemplate",
     "Classifier",
     "ClassifierConfig",
     "ClassifierReport",
+    "Control",
+    "Conversation",
     "DuplicateCounts",
+    "InstructionDataset",
+    "InstructionDatasetPhi",
+    "InstructionDatasetWithMasking",
     "LabelledTexts",
     "LeftOut",
     "LinearWithLoRA",
     "LoRAConfig",
     "LoRALayer",
     "MergedLoRA",
+    "Message",
     "Prediction",
     "Scores",
     "SpamDataset",
     "Split",
     "Template",
     "Texts",
+    "Turn",
     "add_lora",
     "calc_accuracy_loader",
     "calc_loss_batch",
     "calc_loss_loader",
+    "chat_loss",
     "class_logits",
     "classify_review",
     "count_duplicates",
     "create_balanced_dataset",
+    "custom_collate_draft_1",
+    "custom_collate_draft_2",
+    "custom_collate_fn",
+    "custom_collate_with_masking_fn",
     "download_and_unzip_spam_data",
     "download_spam_data",
     "duplicate_groups",
+    "encode_conversations",
     "evaluate_model",
     "fold",
+    "format_input",
+    "format_input_phi",
     "load_adapter",
+    "load_chat_model",
     "load_classifier",
     "lora_parameters",
     "merge_lora",
@@ -79,8 +119,10 @@ __all__ = [
     "require_classes",
     "save_adapter",
     "split_labelled",
+    "train_chat",
     "train_classifier",
     "train_classifier_simple",
     "train_only_last_blocks",
     "with_class_head",
+    "with_vocabulary",
 ]

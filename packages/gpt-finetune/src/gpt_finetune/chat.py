@@ -114,8 +114,8 @@ class ChatModel:
     def fit(self, conversation: Conversation, *, room: int) -> tuple[Conversation, list[int]]:
         """Return what of a conversation leaves ``room`` tokens for an answer, and its prompt's tokens.
 
-        The oldest questions and their answers go first; the system's message and the user's last one stay. Raises
-        ValueError if those alone are too long.
+        The oldest questions and their answers go first; the system's message and the user's last one stay, and take of
+        that room if they must. Raises ValueError if they leave none.
         """
         while True:
             ids = self.prompt_ids(conversation)
@@ -124,9 +124,11 @@ class ChatModel:
             messages = conversation.messages
             n_system = int(messages[0].role == "system")
             if len(messages) <= n_system + 1:
+                if len(ids) < self.max_length:
+                    return conversation, ids
                 raise ValueError(
-                    f"the prompt has {len(ids)} tokens, which with {room} for the answer exceeds the model's context "
-                    f"of {self.max_length}; shorten the message, or ask for fewer new tokens")
+                    f"the prompt has {len(ids)} tokens, but must leave room for an answer in the model's context of "
+                    f"{self.max_length}; shorten the message")
             conversation = Conversation((*messages[:n_system], *messages[n_system + 2 :]))
 
     def answer(
@@ -134,7 +136,7 @@ class ChatModel:
     ) -> Answer:
         """Return the model's answer to the user's last message: greedy, or as ``sampling`` says.
 
-        Raises ValueError as ``fit`` does, with one token of room at least.
+        Errors and the room that a prompt leaves are those of ``answer_all``.
         """
         return self.answer_all([conversation], max_new_tokens=max_new_tokens, sampling=sampling)[0]
 
@@ -149,7 +151,8 @@ class ChatModel:
         """Return the answers to many conversations, ``max_batch`` computed at a time: each as if it were asked alone.
 
         An answer ends by itself, after ``max_new_tokens``, or where the context is full. A prompt loses its oldest
-        messages until a quarter of the context, or ``max_new_tokens`` if that is less, is free for the answer.
+        messages until a quarter of the context, or ``max_new_tokens`` if that is less, is free for the answer. Raises
+        ValueError as ``fit`` does.
         """
         room = min(max_new_tokens, max(1, self.max_length // 4))
         fitted = [self.fit(conversation, room=room) for conversation in conversations]
