@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from gpt_finetune.class_batches import ClassBatches
 from gpt_finetune.class_loss import ClassLoss
 from gpt_finetune.classifier import Classifier
+from gpt_finetune.config_checks import check_choices, check_counts, check_numbers, check_seed, check_switches
 from gpt_finetune.encode import SupportsEncode
 from gpt_finetune.kept_weights import KeptWeights
 from gpt_finetune.labelled import LabelledTexts
@@ -63,25 +64,11 @@ class ClassifierConfig:
     """Seed of the order of the texts and of dropout; below 2**63."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        for name, below in (("lr", math.inf), ("weight_decay", math.inf), ("lm_weight", math.inf), ("ema_decay", 1),
-                            ("every_token", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-                rule = "a finite number of at least 0" if below == math.inf else "at least 0 and below 1"
-                raise ValueError(f"{name} must be {rule}, got {value!r}")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2**63, got {self.seed}")
-        choices = {"class_weights": ("balanced", "none"), "precision": ("auto", "float32", "bfloat16")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
-        for name in ("keep_best", "reuse_trunk"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        check_counts(self, epochs=1, batch_size=1, patience=0)
+        check_numbers(self, lr=math.inf, weight_decay=math.inf, lm_weight=math.inf, ema_decay=1, every_token=1)
+        check_seed(self.seed)
+        check_choices(self, class_weights=("balanced", "none"), precision=("auto", "float32", "bfloat16"))
+        check_switches(self, "keep_best", "reuse_trunk")
 
 
 @dataclass(frozen=True, kw_only=True)
