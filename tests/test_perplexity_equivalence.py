@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from gpt_core import GPTConfig, GPTModel, save_checkpoint
-from gpt_eval.perplexity import perplexity
+from gpt_eval.text_perplexity import perplexity
 from gpt_tokenizer import BPETokenizer
 from gpt_weights import export_huggingface, open_weights
 

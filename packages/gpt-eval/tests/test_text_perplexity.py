@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="perplexity needs the extra model")
 gpt_core = pytest.importorskip("gpt_core", reason="perplexity needs the extra model")
 token_scores = pytest.importorskip("gpt_eval.token_scores")
-perplexity = pytest.importorskip("gpt_eval.perplexity").perplexity
+perplexity = pytest.importorskip("gpt_eval.text_perplexity").perplexity
 
 CONFIG = gpt_core.GPTConfig(vocab_size=50, context_length=16, emb_dim=16, n_heads=2, n_layers=2, drop_rate=0.5)
 IDS = np.random.default_rng(1).integers(50, size=400).tolist()
