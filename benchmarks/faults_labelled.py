@@ -145,23 +145,27 @@ DAMAGES: dict[str, Callable[[LINES, random.Random], bytes]] = {
 FEW = {"a line of 17 MB": 3, "byte order mark first": 1} | {name: 1 for name in DAMAGES if name.startswith("all")}
 
 
-def main() -> int:
-    """Damage, read, print the tables and write them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=3_000, help="files of each format damaged at random")
-    parser.add_argument("--each", type=int, default=300, help="files of each format damaged in each other way")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
-    rows, lines, worst = [], [], 0.0
-    for name, data in sources().items():
+Accounted = Callable[[Path], tuple[int, int]]
+
+
+def damaged_at_random(sources: dict[str, bytes], accounted: Accounted, inputs: int) -> str:
+    """Return the table of what became of ``inputs`` copies of each source."""
+    rows = []
+    for name, data in sources.items():
         with tempfile.TemporaryDirectory() as folder:
-            rows.append(run(name, {name: data}, Path(folder), accounted, DataError, inputs=options.inputs))
+            rows.append(run(name, {name: data}, Path(folder), accounted, DataError, inputs=inputs))
             print(rows[-1], file=sys.stderr, flush=True)
+    return as_table({**row, "changes": {}} for row in rows)
+
+
+def damaged_as_texts_are(sources: dict[str, bytes], accounted: Accounted, each: int) -> str:
+    """Return the table of what became of ``each`` copies of each source a damage, and the longest time below it."""
+    lines, worst = [], 0.0
     for damage, change in DAMAGES.items():
         total: Counter[str] = Counter()
         others: Counter[str] = Counter()
-        for name, data in sources().items():
-            for number in range(FEW.get(damage, options.each)):
+        for name, data in sources.items():
+            for number in range(FEW.get(damage, each)):
                 rng = random.Random(f"{damage} {number}")
                 with tempfile.TemporaryDirectory() as folder:
                     path = Path(folder) / name
@@ -183,19 +187,32 @@ def main() -> int:
         lines.append(f"| {damage} | " + " | ".join(f"{total[key]:,}" for key in keys) + " |")
         lines += [f"| {what} | {n} |" for what, n in others.items()]
         print(lines[-1], file=sys.stderr, flush=True)
-    text = "\n".join([
-        "# Damaged files of labelled texts", "", "    uv run python benchmarks/faults_labelled.py", "",
-        "\n".join((__doc__ or "").split("\n")[4:9]), "",
-        'Damaged at random. "Refused" are files without a row that can be used; "changed" is another number of rows '
-        "kept or left out.", "", as_table({**row, "changes": {}} for row in rows),
-        "Damaged as texts are, the same ways for the three formats:", "",
+    return "\n".join([
         "| damage | files | refused as a whole | every row kept | some rows reported | rows kept | rows reported "
         "| another exception |", "| --- " + "| ---: " * 7 + "|", *lines, "",
-        f"Longest of these: {worst:.1f} s, for four readings of the file.", ""])
-    (options.out / "faults_labelled.md").write_text(text, encoding="utf-8")
+        f"Longest of these: {worst:.1f} s, for four readings of the file."])
+
+
+def report(title: str, about: str, sources: dict[str, bytes], accounted: Accounted) -> int:
+    """Damage, read, print the tables and write them to the file that has the script's name."""
+    name = Path(sys.argv[0]).stem
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=3_000, help="files of each format damaged at random")
+    parser.add_argument("--each", type=int, default=300, help="files of each format damaged in each other way")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    options = parser.parse_args()
+    text = "\n".join([
+        f"# {title}", "", f"    uv run python benchmarks/{name}.py", "",
+        about[about.index("Fault F23") : about.index("Results go")].strip(), "",
+        'Damaged at random. "Refused" are files without a row that can be used, or that nobody can read to the end; '
+        '"changed" is another number of rows kept or left out.', "",
+        damaged_at_random(sources, accounted, options.inputs),
+        f"Damaged as texts are, the same ways for the {len(sources)} files:", "",
+        damaged_as_texts_are(sources, accounted, options.each), ""])
+    (options.out / f"{name}.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report("Damaged files of labelled texts", __doc__ or "", sources(), accounted))
