@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from gpt_eval import evaluate_classifier, plot_roc
+from gpt_eval.agreement import measure_agreement
+from gpt_eval.near_duplicates import find_near_duplicates
 
 LABELS, P, CLASSES = ["ham", "spam"], [[0.9, 0.1], [0.2, 0.8]], ["ham", "spam"]
 
@@ -15,6 +17,8 @@ LABELS, P, CLASSES = ["ham", "spam"], [[0.9, 0.1], [0.2, 0.8]], ["ham", "spam"]
     [
         ("judging a classifier", lambda: evaluate_classifier(LABELS, P, classes=CLASSES)),
         ("a ROC curve", lambda: plot_roc(LABELS, P, classes=CLASSES)),
+        ("finding near duplicates", lambda: find_near_duplicates([])),
+        ("comparing judges", lambda: measure_agreement([1, 2], [1, 2])),
     ],
 )
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch, purpose, call):
