@@ -181,10 +181,11 @@ def test_training_follows_a_plain_loop_and_prints_its_lines(capsys):
     policy, reference = make(1, drop_rate=0.1), make(1)
     plain = copy.deepcopy(policy)
     reference.eval()
-    batches = list(loader_of(DATA[:4]))  # a loader would draw a random number each time, and dropout others
+    # Lists: a loader would draw a random number each time, and dropout others.
+    batches, held_out = list(loader_of(DATA[:4])), list(loader_of(DATA[4:]))
     torch.manual_seed(7)
     track = train_model_dpo_simple(
-        policy, reference, batches, list(loader_of(DATA[4:])), torch.optim.AdamW(policy.parameters(), lr=1e-3),
+        policy, reference, batches, held_out, torch.optim.AdamW(policy.parameters(), lr=1e-3),
         num_epochs=2, beta=0.1, eval_freq=3, eval_iter=2, start_context="Praise", tokenizer=Letters())
 
     optimizer, expected = torch.optim.AdamW(plain.parameters(), lr=1e-3), []
