@@ -45,6 +45,7 @@ def test_any_ids_have_the_bytes_of_our_tokenizer(ids: list[int], theirs: Tokeniz
 
 def test_the_end_of_the_text_and_the_size_are_those_of_our_tokenizer(theirs: TokenizerFile, tmp_path: Path) -> None:
     assert (theirs.eot_token, theirs.n_vocab) == (OURS.eot_token, OURS.n_vocab)
+    assert theirs.special_tokens == dict(OURS.special_tokens)
     BPETokenizer.train(["abab" * 9], vocab_size=257, special_tokens=()).save(tmp_path / "t.json")
     assert TokenizerFile(tmp_path / "t.json").eot_token is None
 

@@ -1,5 +1,7 @@
 """Perplexity equals a plain float64 calculation with transformers on the exported model and a real text."""
 
+import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -100,3 +102,48 @@ def test_texts_are_scored_apart_and_weighted_by_their_tokens(case: tuple[GPTMode
     report = perplexity(model, texts, bos_id=eot)
     assert report.perplexity.n == 121
     assert report.perplexity.value == pytest.approx(math.exp(math.fsum(losses) / 121), rel=1e-4)
+
+
+def test_the_command_prints_and_saves_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], case: tuple[GPTModel, Any, list[int], int]
+) -> None:
+    from gpt_eval.cli import main
+
+    model, _, _, _ = case
+    texts = [TEXT.read_bytes()[:2_000].decode("utf-8", errors="ignore"), "caf\u00e9\r\n"]
+    tokenizer = BPETokenizer.train([texts[0]], vocab_size=400)
+    save_checkpoint(tmp_path / "step-2", model, tokenizer=tokenizer)
+    files = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    for path, text in zip(files, texts, strict=True):
+        path.write_bytes(text.encode("utf-8"))
+    run = ["perplexity", str(tmp_path), *map(str, files), "--stride", "20"]
+
+    assert main([*run, "--json", "--out", str(tmp_path / "out.json"), "--seed", "5"]) == 0
+    printed = capsys.readouterr().out
+    expected = perplexity(
+        model, [tokenizer.encode(text) for text in texts], stride=20, bos_id=tokenizer.eot_token, seed=5,
+        n_bytes=sum(len(text.encode("utf-8")) for text in texts),
+    )  # fmt: skip
+    report = json.loads(printed)
+    assert report == json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    found = {figure["name"]: figure["measured"]["value"] for figure in report["figures"]}
+    assert found["perplexity"] == pytest.approx(expected.perplexity.value)
+    assert found["bits per byte"] == pytest.approx(expected.bits_per_byte.value)
+    assert report["facts"]["texts"] == ["a.txt", "b.txt"]
+    assert report["facts"]["checkpoint"] == "step-2"
+    weights = (tmp_path / "step-2" / "model.safetensors").read_bytes()
+    assert report["facts"]["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
+
+    assert main(run) == 0
+    assert "| perplexity |" in capsys.readouterr().out
+    files[0].write_bytes(b"\xff")
+    assert main(run) == 3
+    assert "a.txt is no UTF-8 at byte 0" in capsys.readouterr().err
+    files[0].write_bytes(b"")
+    assert main(run) == 3
+    files[0].unlink()
+    assert main(run) == 3
+    save_checkpoint(tmp_path / "bare" / "step-1", model)
+    files[0].write_bytes(b"the")
+    assert main(["perplexity", str(tmp_path / "bare"), str(files[0])]) == 3
+    assert "holds no tokenizer.json" in capsys.readouterr().err

@@ -41,6 +41,10 @@ class SupportsText(Protocol):
     def eot_token(self) -> int | None:
         """The id that ends a text and stands before one."""
 
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """The id of each control token."""
+
     def encode(self, text: str, /) -> list[int]:
         """Return the ids of a text, none of them a control token."""
 
@@ -94,8 +98,8 @@ class GPTLM(TemplateLM):  # type: ignore[misc]
         # Not "tokenizer": of an attribute of that name the harness expects Hugging Face's class.
         self.text_codec = tokenizer
         self._eot = tokenizer.eot_token
-        self._stop_ids = frozenset(stop_ids) | {self._eot}
-        self._render = render
+        self._stop_ids, self._render = frozenset(stop_ids) | {self._eot}, render
+        self._hidden = frozenset(tokenizer.special_tokens.values())  # no text of an answer, as in HFLM
         self._rendered = RenderedTexts(tokenizer.decode)
         self._device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.n_truncated = 0
@@ -208,10 +212,7 @@ class GPTLM(TemplateLM):  # type: ignore[misc]
         return results
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Return the log-probability of each request's text, every token scored once, the first after an end of text.
-
-        Windows are as wide as the context; those after the first do not overlap in what they score.
-        """
+        """Return the log-probability of each request's text: each token scored once, the first after an end of text."""
         windows: list[Window] = []
         owners: list[int] = []
         for owner, request in enumerate(requests):
@@ -229,8 +230,7 @@ class GPTLM(TemplateLM):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Return the answer to each request (context, settings), up to the first of its stop strings.
 
-        Of the settings ``until``, ``max_gen_toks`` and its aliases, ``do_sample``, ``temperature``, ``top_k``,
-        ``top_p``, ``min_p`` and ``repetition_penalty`` are known; draws come from torch's global generator, which the
+        ``generation_settings`` says which settings are known; draws come from torch's global generator, which the
         harness seeds. Raises ValueError for others, and where ``max_gen_toks`` leaves no room for a context.
         """
         prompts, settings, n_cut = [], [], 0
@@ -266,7 +266,7 @@ class GPTLM(TemplateLM):  # type: ignore[misc]
                     if key not in places:  # a stop string ended it within this very step
                         continue
                     place = places[key]
-                    if token.finish != "stop":
+                    if token.finish != "stop" and token.id not in self._hidden:
                         answers[place] += self.text_codec.decode_bytes([token.id])
                     if token.finish is None and not settings[place].is_ended_by(answers[place]):
                         continue

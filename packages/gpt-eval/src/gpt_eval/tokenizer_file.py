@@ -33,6 +33,7 @@ class TokenizerFile:
         tokenizer.encode_special_tokens = True  # "<|endoftext|>" in a text is text
         self._tokenizer = tokenizer
         self._special = {token: entry.content for token, entry in tokenizer.get_added_tokens_decoder().items()}
+        self.special_tokens: dict[str, int] = {name: token for token, name in self._special.items()}
         self.n_vocab: int = tokenizer.get_vocab_size(with_added_tokens=True)
         self.eot_token: int | None = tokenizer.token_to_id(_END_OF_TEXT)
         self._bytes_of = _bytes_of_characters()
