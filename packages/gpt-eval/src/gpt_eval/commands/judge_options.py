@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -89,8 +89,8 @@ def exit_code(asked: Sequence[Asked], *, n_missing: int, total: int, options: ar
     """Return 0, or 1 where more than --max-failed has no result, or 4 where the judge never replied; say why."""
     if not n_missing:
         return 0
-    reasons: Mapping[str, None] = dict.fromkeys(one.reason for one in asked if one.reason and one.source != "none")
-    say(f"gpt-eval: {n_missing:,} of {total:,} have no result; the first reason: {next(iter(reasons), 'unknown')}")
+    reason = next((one.reason for one in asked if one.reason is not None), "they have no pair")
+    say(f"gpt-eval: {n_missing:,} of {total:,} have no result; the first reason: {reason}")
     if options.cache is not None:
         say(f"gpt-eval: what was answered is kept in {options.cache}; the same command asks only for the rest")
     now = [one for one in asked if one.source in ("judge", "none")]
