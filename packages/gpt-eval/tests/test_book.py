@@ -62,8 +62,8 @@ def test_the_prompt_is_the_books_and_the_formatter_can_be_anothers():
         generate_model_scores(ENTRIES[:1], "model_response", url=server.url, format_input=lambda entry: "THIS")
     assert server.questions == [
         "Given the input `Below is an instruction that describes a task. Write a response that appropriately "
-        "completes the request.\n\n### Instruction:\nSay hi.\n\n### Input:\nto Bob` and correct output `Hi, Bob!`, score the "
-        "model response `Hello` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number "
+        "completes the request.\n\n### Instruction:\nSay hi.\n\n### Input:\nto Bob` and correct output "
+        "`Hi, Bob!`, score the model response `Hello` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number "
         "only.",
         "Given the input `THIS` and correct output `Hi, Bob!`, score the model "
         "response `Hello` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number only.",

@@ -69,7 +69,7 @@ def test_the_interval_is_the_paired_one():
         [scored(str(i), int(score)) for i, score in enumerate(of_b)],
     ).difference
     theirs = stats.bootstrap((of_b - of_a,), np.mean, method="percentile", rng=np.random.default_rng(1))
-    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.1)     # unpaired it would be 15 wide
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.1)    # 15 unpaired
 
 
 def test_without_a_pair_the_difference_is_undefined():

@@ -71,7 +71,7 @@ class Questions:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._cache.__exit__()
+        self._cache.close()
 
     def ask(self, question: Question) -> Asked:
         """Return what came of the question; a JudgeError is one thing that may. Raises OSError if the cache is full."""

@@ -25,7 +25,7 @@ def reply_key(settings: Mapping[str, Any], question: Mapping[str, Any]) -> str:
 
 
 class ReplyCache:
-    """The replies of a file, and the file open for more; without a path, kept in memory only. A context manager."""
+    """The replies of a file, and the file open for more; without a path, kept in memory only."""
 
     def __init__(self, path: Path | None) -> None:
         """Read the file, which need not be there yet, and cut off a last line that a killed process left unfinished.
@@ -41,10 +41,8 @@ class ReplyCache:
             self._file = path.open("ab")
             self._file.truncate(size)
 
-    def __enter__(self) -> "ReplyCache":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
