@@ -60,13 +60,14 @@ def test_the_prompt_is_the_books_and_the_formatter_can_be_anothers():
     with running(scoring()) as server:
         generate_model_scores(ENTRIES[:1], "model_response", url=server.url)
         generate_model_scores(ENTRIES[:1], "model_response", url=server.url, format_input=lambda entry: "THIS")
+    alpaca = (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSay hi.\n\n### Input:\nto Bob"
+    )
     assert server.questions == [
-        "Given the input `Below is an instruction that describes a task. Write a response that appropriately "
-        "completes the request.\n\n### Instruction:\nSay hi.\n\n### Input:\nto Bob` and correct output "
-        "`Hi, Bob!`, score the model response `Hello` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number "
-        "only.",
-        "Given the input `THIS` and correct output `Hi, Bob!`, score the model "
-        "response `Hello` on a scale from 0 to 100, where 100 is the best score. Respond with the integer number only.",
+        f"Given the input `{given}` and correct output `Hi, Bob!`, score the model response `Hello` on a scale from 0 to "
+        "100, where 100 is the best score. Respond with the integer number only."
+        for given in (alpaca, "THIS")
     ]
 
 
