@@ -65,8 +65,8 @@ def test_the_prompt_is_the_books_and_the_formatter_can_be_anothers():
         "### Instruction:\nSay hi.\n\n### Input:\nto Bob"
     )
     assert server.questions == [
-        f"Given the input `{given}` and correct output `Hi, Bob!`, score the model response `Hello` on a scale from 0 to "
-        "100, where 100 is the best score. Respond with the integer number only."
+        f"Given the input `{given}` and correct output `Hi, Bob!`, score the model response `Hello` on a scale from 0 "
+        "to 100, where 100 is the best score. Respond with the integer number only."
         for given in (alpaca, "THIS")
     ]
 
