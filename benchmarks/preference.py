@@ -1,6 +1,6 @@
 """What direct preference optimization does to a small model, by sum and by mean, and what a stored reference saves.
 
-    taskset -c 1 uv run python benchmarks/preference.py        # about three minutes on one core
+    taskset -c 1 uv run python benchmarks/preference.py        # about a minute on one core
 
 A small GPT first learns, from scratch, to answer made-up requests politely and rudely alike; then it learns from 192
 preferences that polite answers are the better ones. Other 64 requests, with things and verbs that were trained on but
