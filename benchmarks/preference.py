@@ -33,14 +33,20 @@ import torch
 from torch import Tensor, nn
 
 from gpt_core import GPTConfig, GPTModel, Sampling, initialize_gpt2
-from gpt_finetune.chat import ChatModel
-from gpt_finetune.chat_batches import encode_conversations
-from gpt_finetune.chat_training import ChatConfig, train_chat
-from gpt_finetune.conversation import Conversation
-from gpt_finetune.preference import Preference, Preferences
+from gpt_finetune import (
+    ChatConfig,
+    ChatModel,
+    Conversation,
+    Preference,
+    PreferenceConfig,
+    PreferenceReport,
+    encode_conversations,
+    encode_preferences,
+    train_chat,
+    train_preferences,
+)
 from gpt_finetune.preference_loss import PreferenceLoss, pair_log_probabilities
-from gpt_finetune.preference_pairs import PreferenceBatches, encode_preferences, rows_of
-from gpt_finetune.preference_training import PreferenceConfig, PreferenceReport, train_preferences
+from gpt_finetune.preference_pairs import PreferenceBatches, rows_of
 from gpt_tokenizer import BPETokenizer
 from gpt_train import Loss, TrainConfig, keep_freed_memory, train
 
@@ -81,11 +87,6 @@ def wishes() -> tuple[list[Preference], list[Preference]]:
     return [wish for _, wish in found[:192]], [wish for _, wish in found[192:]]
 
 
-def as_preferences(found: list[Preference]) -> Preferences:
-    """Return them as if a file had held them."""
-    return Preferences(source="made up", preferences=tuple(found), lines=tuple(range(1, len(found) + 1)))
-
-
 def taught(training: list[Preference], width: int) -> ChatModel:
     """Return a model that has learned both kinds of answers."""
     conversations = [conversation for wish in training for conversation in wish.conversations]
@@ -104,7 +105,8 @@ def taught(training: list[Preference], width: int) -> ChatModel:
 def learned(chat: ChatModel, training: list[Preference], held_out: list[Preference], config: PreferenceConfig) -> Found:
     """Train the chat model in place; return the reports and how it answers."""
     reports = list(
-        train_preferences(chat, as_preferences(training), validation=as_preferences(held_out), config=config))
+        train_preferences(
+            chat, encode_preferences(chat, training), validation=encode_preferences(chat, held_out), config=config))
     return Found(reports[0], reports[-1], n_polite(chat, held_out))
 
 

@@ -35,5 +35,5 @@ def test_arguments_are_the_books_and_further_ones_have_defaults(name: str, argum
 
 def test_the_page_was_read_whole() -> None:
     assert len(ROWS) == PAGE.read_text(encoding="utf-8").count("| `gpt_")
-    homes = {"gpt_tokenizer", "gpt_attention", "gpt_core", "gpt_train", "gpt_weights", "gpt_finetune"}
+    homes = {"gpt_tokenizer", "gpt_attention", "gpt_core", "gpt_train", "gpt_weights", "gpt_finetune", "gpt_eval"}
     assert {home for _, _, home in ROWS} == homes

@@ -4,35 +4,67 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from judge_server import running, scoring
+
 import gpt_eval
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+EXAMPLES = [block.split("```")[0] for block in README.split("```python\n")[1:]]
+WITH_A_MODEL = ("GPTLM", "PerplexityReport", "perplexity")
 
 
 def test_every_promised_name_exists_and_the_list_is_sorted():
-    assert gpt_eval.__all__ == sorted(gpt_eval.__all__)
-    assert all(hasattr(gpt_eval, name) for name in gpt_eval.__all__)
+    assert gpt_eval.__all__ == sorted(gpt_eval.__all__, key=lambda name: (name.islower(), not name.isupper(), name))
+    assert all(hasattr(gpt_eval, name) for name in gpt_eval.__all__ if name not in WITH_A_MODEL)
+    assert not hasattr(gpt_eval, "perplexities")
+
+
+@pytest.mark.parametrize("name", WITH_A_MODEL)
+def test_what_needs_a_model_is_there_with_its_extra(name):
+    pytest.importorskip("torch", reason="needs the extra model")
+    if name == "GPTLM":
+        pytest.importorskip("lm_eval", reason="needs the extra lm-eval")
+    assert getattr(gpt_eval, name).__name__ == name
 
 
 def test_every_name_in_the_readmes_table_is_promised():
     rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
     names = [part for row in rows for part in row.split("`")[1::2]]
-    assert sorted(names) == gpt_eval.__all__
+    assert sorted(names) == sorted(gpt_eval.__all__)
 
 
-def test_the_readmes_example_runs_and_shows_what_stands_there(tmp_path, monkeypatch, capsys):
+def test_the_readmes_classifier_runs_and_shows_what_stands_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    code = README.split("```python\n")[1].split("```")[0]
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(EXAMPLES[0], "README.md", "exec"), {})
 
-    shown = [line.split("# ")[1] for line in code.splitlines() if line.startswith("print(") and "# " in line]
+    shown = [line.split("# ")[1] for line in EXAMPLES[0].splitlines() if line.startswith("print(") and "# " in line]
     assert capsys.readouterr().out.splitlines() == shown
     assert len(shown) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"report.md", "confusion.png", "roc.png", "calibration.png"}
 
 
-def test_importing_it_brings_neither_matplotlib_nor_torch_nor_what_only_tests_need():
-    code = "import sys, gpt_eval; print(sorted({'matplotlib', 'scipy', 'sklearn', 'torch'} & set(sys.modules)))"
+def test_the_readmes_judge_runs(monkeypatch, capsys):
+    with running(scoring(70)) as server:
+        monkeypatch.setenv("OLLAMA_HOST", server.url)
+        exec(compile(EXAMPLES[1], "README.md", "exec"), {})
+
+    scores, title = capsys.readouterr().out.splitlines()[:2]
+    assert scores == "[70, 70]"
+    assert title.startswith("# ")
+
+
+def test_the_readmes_perplexity_runs(capsys):
+    pytest.importorskip("gpt_core", reason="needs the extra model")
+    assert len(EXAMPLES) == 3
+    exec(compile(EXAMPLES[2], "README.md", "exec"), {})
+
+    assert "n=1199" in capsys.readouterr().out
+
+
+def test_importing_it_brings_nothing_that_an_extra_brings():
+    heavy = {"lm_eval", "matplotlib", "psutil", "scipy", "sklearn", "tokenizers", "torch", "transformers"}
+    code = f"import sys, gpt_eval; print(sorted({heavy!r} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == "[]"

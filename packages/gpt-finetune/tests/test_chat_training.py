@@ -67,6 +67,7 @@ def test_only_what_is_thawed_changes(way):
     chat = make()
     if way == "lora":
         add_lora(chat.model, LoRAConfig(rank=4, alpha=8))
+        chat.new_ids = frozenset()  # as of a model that knows the template
     else:
         train_only_last_blocks(chat.model)
     before = tensors(chat)
@@ -79,6 +80,19 @@ def test_only_what_is_thawed_changes(way):
     assert changed
     assert all(any(part in name for part in allowed) for name in changed)
     assert chat_loss(chat, examples) < loss
+
+
+def test_new_control_tokens_are_not_left_unlearned():
+    chat = make()
+    add_lora(chat.model, LoRAConfig(rank=4, alpha=8))
+    examples = encode_conversations(chat, CONVERSATIONS)
+    with pytest.raises(ValueError, match=r"'chatml' are new to this model.*out_head"):
+        next(train_chat(chat, examples))
+    chat.model.out_head.requires_grad_(True)
+    list(train_chat(chat, examples, config=ChatConfig(epochs=30, batch_size=4, lr=1e-2)))
+
+    answers = chat.answer_all([conversation.prompt for conversation in CONVERSATIONS], max_new_tokens=20)
+    assert {answer.finish for answer in answers} == {"stop"}
 
 
 def test_the_best_epochs_weights_are_kept():

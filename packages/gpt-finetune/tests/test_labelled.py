@@ -101,7 +101,6 @@ def test_a_json_label_may_be_text_a_whole_number_or_a_truth(write, value, label)
     ('{"label": "a", "text": "x\\u0000"}', "a NUL"),
     ('{"label": 1.5, "text": "x"}', "found a float"),
     ('{"label": 1e400, "text": "x"}', "the number 1e400 is too large"),
-    ('{"label": 1.5, "text": "x"}', "found a float"),
     ('{"label": null, "text": "x"}', "found a NoneType"),
     ('{"label": "", "text": "x"}', "the label is empty"),
     ('{"label": " ", "text": "x"}', "the label is empty"),

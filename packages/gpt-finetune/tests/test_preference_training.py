@@ -46,9 +46,15 @@ def make(seed=1, drop_rate=0.0, context_length=64):
     return ChatModel.from_base(model, TOKENIZER, template="chatml")
 
 
+def train_on(chat, preferences, *, validation=None, **arguments):
+    held_out = None if validation is None else encode_preferences(chat, validation.preferences)
+    return train_preferences(
+        chat, encode_preferences(chat, preferences.preferences), validation=held_out, **arguments)
+
+
 def run(chat, held_out=None, reference=None, preferences=TRAINING, **settings):
     config = PreferenceConfig(**{"epochs": 2, "batch_size": 4, "lr": 1e-3, **settings})
-    return list(train_preferences(chat, preferences, validation=held_out, config=config, reference=reference))
+    return list(train_on(chat, preferences, validation=held_out, config=config, reference=reference))
 
 
 def weights(chat):
@@ -233,7 +239,7 @@ def test_another_reference_measures_from_there_and_is_left_as_it_was():
     chat, other = make(1), make(2, drop_rate=0.5)
     other.model.train()
     before, pairs = weights(other), encode_preferences(chat, HELD_OUT.preferences)
-    for report in train_preferences(
+    for report in train_on(
         chat, TRAINING, validation=HELD_OUT, config=PreferenceConfig(batch_size=9, lr=1e-3), reference=other.model
     ):
         found, now = report.validation, copy.deepcopy(chat.model)
@@ -261,7 +267,7 @@ def test_reports_tell_step_epoch_rate_and_scores():
 def test_it_ends_with_the_weights_of_the_lowest_validation_loss_or_the_last(keep_best):
     chat, losses, seen = make(), [], []
     config = PreferenceConfig(epochs=6, batch_size=4, lr=1e-2, beta=1.0, keep_best=keep_best)
-    for report in train_preferences(chat, TRAINING, validation=CONTRARY, config=config):
+    for report in train_on(chat, TRAINING, validation=CONTRARY, config=config):
         if report.validation:
             losses.append(report.validation.loss)
             seen.append(weights(chat))
@@ -276,7 +282,7 @@ def test_it_ends_with_the_weights_of_the_lowest_validation_loss_or_the_last(keep
 def test_a_caller_who_stops_early_gets_what_was_kept(stop_at):
     chat, kept = make(drop_rate=0.1), None
     config = PreferenceConfig(epochs=4, batch_size=4, lr=1e-2, beta=1.0)  # an epoch is three steps
-    training = train_preferences(chat, TRAINING, validation=CONTRARY, config=config)
+    training = train_on(chat, TRAINING, validation=CONTRARY, config=config)
     for report in training:
         if report.is_best:
             kept = weights(chat)
@@ -295,7 +301,7 @@ def test_the_same_seed_gives_the_same_run_even_if_the_model_is_asked_meanwhile()
         chat = make(drop_rate=0.2)
         torch.manual_seed(len(runs))  # what was drawn before does not matter
         losses = []
-        for report in train_preferences(
+        for report in train_on(
             chat, TRAINING, validation=HELD_OUT, config=PreferenceConfig(epochs=2, batch_size=4, lr=1e-3, seed=5)
         ):
             losses.append(report.loss)
@@ -311,18 +317,20 @@ def test_the_same_seed_gives_the_same_run_even_if_the_model_is_asked_meanwhile()
 # --- what is refused
 
 
-def test_pairs_that_cannot_be_learned_from_are_left_out_with_a_warning():
+def test_pairs_that_cannot_be_learned_from_are_left_out_and_counted():
     prompt = Conversation.of("Why?")
     wishes = preferences_of(*WISHES[:9], Preference(prompt, "Yes.", "Yes."), Preference(prompt, "Yes.", "z" * 99))
-    with pytest.warns(UserWarning, match=r"^wishes\.jsonl: 9 of 11 preferences .* 1 left out .* 1 whose two answers"):
-        reports = run(make(), preferences=wishes)
+    pairs = encode_preferences(make(), wishes.preferences)
+    assert (len(pairs), pairs.equal, pairs.too_long) == (9, (9,), (10,))
+    assert pairs.report.startswith("9 of 11 preferences can be learned from: 1 left out")
+    reports = run(make(), preferences=wishes)
     assert [report.loss for report in reports] == [report.loss for report in run(make())]
 
 
 @pytest.mark.parametrize("which", ["preferences", "held_out"])
 def test_no_pair_at_all_is_an_error_that_says_why(which):
     none = preferences_of(Preference(Conversation.of("Why?"), "Yes.", "z" * 99))
-    with pytest.raises(DataError, match=r"wishes\.jsonl is of no use: 0 of 1 preferences .*: 1 left out"):
+    with pytest.raises(DataError, match=r"hold nothing to learn: 0 of 1 preferences .*: 1 left out"):
         run(make(), **{which: none})
 
 

@@ -65,6 +65,8 @@ class ChatModel:
         if model.config.n_classes is not None:
             raise ValueError(f"the model tells {model.config.n_classes} classes apart and says nothing; pass a GPT")
         self.model, self.tokenizer = model, tokenizer
+        self.new_ids: frozenset[int] = frozenset()
+        """Control tokens that ``from_base`` has added: the model has yet to learn them."""
         self._encoder = ChatEncoder(find_template(template), tokenizer)
         if (highest := max(tokenizer.n_vocab - 1, *self._encoder.control_ids)) >= model.config.vocab_size:
             raise ValueError(
@@ -80,9 +82,11 @@ class ChatModel:
         New rows of the embedding (and of an untied head) are drawn from ``seed``; all other parameters are the model's
         own, not copies. Raises ValueError as ``with_vocabulary`` does.
         """
-        template = find_template(template)
+        template, n_known = find_template(template), tokenizer.n_vocab
         tokenizer = tokenizer.with_special_tokens(template.controls)
-        return cls(with_vocabulary(model, tokenizer.n_vocab, seed=seed), tokenizer, template=template)
+        chat = cls(with_vocabulary(model, tokenizer.n_vocab, seed=seed), tokenizer, template=template)
+        chat.new_ids = frozenset(range(n_known, tokenizer.n_vocab))
+        return chat
 
     @property
     def template(self) -> ChatTemplate:

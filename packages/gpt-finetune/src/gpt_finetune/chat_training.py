@@ -17,6 +17,7 @@ import torch
 from gpt_finetune.chat import ChatModel
 from gpt_finetune.chat_batches import ChatBatches, ChatExamples, chat_batches_in_order
 from gpt_finetune.class_batches import IGNORED
+from gpt_finetune.config_checks import check_choices, check_counts, check_numbers, check_seed, check_switches
 from gpt_finetune.kept_weights import KeptWeights
 from gpt_train import DataError, StepReport, TrainConfig, TrainState, sequence_loss, train
 
@@ -41,15 +42,11 @@ class ChatConfig:
     """Seed of the order of the conversations and of dropout; below 2**63."""
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if self.seed >= 2**63:
-            raise ValueError(f"seed must be below 2**63, got {self.seed}")
-        if not isinstance(self.keep_best, bool):
-            raise ValueError(f"keep_best must be True or False, got {self.keep_best!r}")
-        self.train_config(1)  # which checks the others
+        check_counts(self, epochs=1, batch_size=1)
+        check_numbers(self, lr=math.inf, weight_decay=math.inf)
+        check_seed(self.seed)
+        check_choices(self, precision=("auto", "float32", "bfloat16"))
+        check_switches(self, "keep_best")
 
     def n_steps(self, n_examples: int) -> int:
         """Return the optimizer steps of an epoch over so many examples."""
@@ -58,8 +55,6 @@ class ChatConfig:
     def train_config(self, n_examples: int) -> TrainConfig:
         """Return the settings of gpt-train's loop, and of the ``TrainState`` of a run that can be resumed."""
         n_steps = self.n_steps(n_examples) * self.epochs
-        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 0 <= self.lr < math.inf:
-            raise ValueError(f"lr must be a finite number of at least 0, got {self.lr!r}")
         return TrainConfig(
             max_steps=n_steps, lr=self.lr, min_lr=self.lr / 10, warmup_steps=n_steps // 20,
             weight_decay=self.weight_decay, precision=self.precision, eval_every=self.n_steps(n_examples),
@@ -84,8 +79,9 @@ def train_chat(
     with ``chat.save(folder, extra=state.save)``, load it again, and training goes on bit for bit. The best weights are
     in memory only, so such a run needs ``keep_best=False`` (save those of the lowest ``val_loss`` yourself).
 
-    Raises DataError if there is no example; ValueError if nothing requires a gradient, or if ``state`` and
-    ``keep_best`` are both wanted; FloatingPointError if a loss is not finite: that step changes nothing.
+    Raises DataError if there is no example; ValueError if nothing requires a gradient, if the template's tokens are new
+    to the model and its head is frozen, or if ``state`` and ``keep_best`` are both wanted; FloatingPointError if a loss
+    is not finite: that step changes nothing.
     """
     config = config or ChatConfig()
     for name, given in (("examples", examples), ("validation", validation)):
@@ -95,6 +91,11 @@ def train_chat(
         raise ValueError("a resumed run has no memory of earlier epochs' weights; pass keep_best=False with a state")
     if not any(parameter.requires_grad for parameter in chat.model.parameters()):
         raise ValueError("nothing of the model requires a gradient; thaw a part of it, or add LoRA")
+    if chat.new_ids and not any(parameter.requires_grad for parameter in chat.model.out_head.parameters()):
+        raise ValueError(
+            f"the control tokens of template {chat.template.name!r} are new to this model, and with its head frozen it "
+            "could never learn to end an answer; call chat.model.out_head.requires_grad_(True), or take the template "
+            "'alpaca', which needs none")
     settings = config.train_config(len(examples))
     if state is None:
         state = TrainState(chat.model, settings)

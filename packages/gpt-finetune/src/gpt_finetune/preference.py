@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from gpt_finetune.conversation import Conversation, Message
 from gpt_finetune.rows import LeftOut
@@ -62,3 +63,18 @@ class Preferences:
 
     def __len__(self) -> int:
         return len(self.preferences)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the file: those kept and those left out."""
+        return len(self.preferences) + len(self.left_out)
+
+    def select(self, indices: Iterable[int]) -> Preferences:
+        """Return the preferences with these indices, in this order; the rows left out of the file are no part of it."""
+        chosen = list(indices)
+        return replace(
+            self,
+            preferences=tuple(self.preferences[i] for i in chosen),
+            lines=tuple(self.lines[i] for i in chosen),
+            left_out=(),
+        )

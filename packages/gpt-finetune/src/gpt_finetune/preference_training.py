@@ -1,13 +1,13 @@
 """Teaching a chat model which answers are better, by direct preference optimization, through gpt-train's loop.
 
-    for report in train_preferences(chat, preferences, validation=held_out, config=config):
+    pairs = encode_preferences(chat, preferences)
+    for report in train_preferences(chat, pairs, validation=held_out, config=config):
         ...
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -18,9 +18,8 @@ from gpt_core import GPTModel
 from gpt_finetune.chat import ChatModel
 from gpt_finetune.config_checks import check_choices, check_counts, check_numbers, check_seed, check_switches
 from gpt_finetune.kept_weights import KeptWeights
-from gpt_finetune.preference import Preferences
 from gpt_finetune.preference_loss import PreferenceLoss, PreferenceScores, pair_log_probabilities
-from gpt_finetune.preference_pairs import PreferenceBatches, PreferencePairs, encode_preferences, preference_batch
+from gpt_finetune.preference_pairs import PreferenceBatches, PreferencePairs, preference_batch
 from gpt_train import DataError, TrainConfig, train
 
 
@@ -81,9 +80,9 @@ class PreferenceReport(PreferenceScores):
 
 def train_preferences(
     chat: ChatModel,
-    preferences: Preferences,
+    pairs: PreferencePairs,
     *,
-    validation: Preferences | None = None,
+    validation: PreferencePairs | None = None,
     config: PreferenceConfig | None = None,
     reference: GPTModel | None = None,
 ) -> Iterator[PreferenceReport]:
@@ -97,10 +96,9 @@ def train_preferences(
 
     Trained is what requires a gradient. While a report is handed out the model holds the weights of that step; once the
     generator has ended or is closed, those to be kept. A ``for`` loop over the call itself closes it at a ``break``;
-    one that you keep in a variable, ``close()`` it. A pair that does not fit into the context, or whose answers are the
-    same, is left out, and a warning tells how many are.
+    one that you keep in a variable, ``close()`` it.
 
-    Raises DataError if no pair is left; ValueError if nothing requires a gradient, or the reference does not know the
+    Raises DataError if there is no pair; ValueError if nothing requires a gradient, or the reference does not know the
     model's tokens; FloatingPointError if a loss is not finite: that step changes nothing, and the model then holds the
     weights to be kept.
     """
@@ -108,12 +106,13 @@ def train_preferences(
     model = chat.model
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError("nothing of the model requires a gradient; thaw a part of it, or add LoRA")
-    pairs = _encoded(chat, preferences)
-    held_out = None if validation is None else _encoded(chat, validation)
+    for name, given in (("pairs", pairs), ("validation", validation)):
+        if given is not None and not given:
+            raise DataError(f"{name} hold nothing to learn: {given.report}; give shorter ones, or a longer context")
     reference = model if reference is None else reference
     _check_reference(reference, model)
     torch.manual_seed(config.seed)
-    together = pairs if held_out is None else pairs + held_out
+    together = pairs if validation is None else pairs + validation
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         known = pair_log_probabilities(reference, together, reduction=config.reduction)
     loss = PreferenceLoss(together, known.to(model.device), beta=config.beta, reduction=config.reduction)
@@ -148,15 +147,6 @@ def train_preferences(
     finally:
         kept.restore()
         model.eval()
-
-
-def _encoded(chat: ChatModel, preferences: Preferences) -> PreferencePairs:
-    pairs = encode_preferences(chat, preferences.preferences)
-    if not pairs:
-        raise DataError(f"{preferences.source} is of no use: {pairs.report}; give shorter ones, or a longer context")
-    if pairs.too_long or pairs.equal:
-        warnings.warn(f"{preferences.source}: {pairs.report}", stacklevel=3)
-    return pairs
 
 
 def _check_reference(reference: GPTModel, model: GPTModel) -> None:
