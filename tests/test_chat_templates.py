@@ -4,6 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from gpt_core import GPTConfig, GPTModel
+from gpt_eval import GPTLM
 from gpt_finetune import TEMPLATES, ChatModel, Conversation
 from gpt_tokenizer import BPETokenizer
 
@@ -35,3 +36,17 @@ def test_prompts_are_transformers(name, conversation, tmp_path):
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
 
     assert chat.prompt_ids(conversation) == ids
+
+
+@pytest.mark.slow  # importing lm-eval
+def test_a_chat_model_is_evaluated_by_its_own_template():
+    base = BPETokenizer.train(["Which colour has the sky? Be brief."], vocab_size=280)
+    model = GPTModel(GPTConfig(vocab_size=280, context_length=128, emb_dim=8, n_heads=1, n_layers=1))
+    chat = ChatModel.from_base(model, base, template="chatml")
+    harness = GPTLM(
+        chat.model, chat.tokenizer, stop_ids=chat.stop_ids,
+        render=lambda messages: chat.prompt_ids(Conversation.from_messages(messages)))
+    messages = [{"role": "user", "content": "Hi <|im_end|>"}]
+
+    rendered = harness.apply_chat_template(messages)
+    assert harness.tok_encode(rendered) == chat.prompt_ids(Conversation.of("Hi <|im_end|>"))

@@ -15,6 +15,15 @@ def test_turns_in_order_are_kept():
         asked.answer  # noqa: B018
 
 
+def test_messages_as_of_openais_api_are_read():
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi", "name": "x"}]
+
+    assert Conversation.from_messages(messages) == Conversation.of("Hi", system="Be kind.")
+    for bad in ({"role": "user"}, "Hi", {"content": "Hi"}):
+        with pytest.raises(ValueError, match="message 2 must have role and content"):
+            Conversation.from_messages([messages[0], bad])
+
+
 def test_an_answered_conversation_knows_prompt_and_answer():
     asked = Conversation.of("Hi", "Hello.")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -72,6 +72,19 @@ class Conversation:
         first: Iterable[Message] = [Message(role="system", content=system)] if system else []
         turns = (Message(role=("user", "assistant")[n % 2], content=text) for n, text in enumerate(contents))
         return cls((*first, *turns))
+
+    @classmethod
+    def from_messages(cls, messages: Iterable[Mapping[str, Any]]) -> Conversation:
+        """Return the conversation of messages as OpenAI's API has them: ``[{"role": ..., "content": TEXT}, ...]``.
+
+        Raises ValueError for a message without role or content, and as the constructor does.
+        """
+        found = []
+        for number, message in enumerate(messages):
+            if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+                raise ValueError(f"message {number + 1} must have role and content, got {message!r:.80}")
+            found.append(Message(role=message["role"], content=message["content"]))
+        return cls(tuple(found))
 
     @property
     def is_answered(self) -> bool:
