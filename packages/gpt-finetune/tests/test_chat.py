@@ -35,13 +35,20 @@ def test_an_answer_is_what_the_tokens_after_the_prompt_say(template):
     assert answer.finish == tokens[-1].finish
 
 
-def test_an_answer_that_ends_by_itself_says_so_and_leaves_the_end_out():
-    chat = make()
+@pytest.mark.parametrize("token", [
+    lambda chat: chat.end_id,
+    lambda chat: chat.tokenizer.special_tokens["<|im_start|>"],
+    lambda chat: chat.tokenizer.eot_token,
+    lambda chat: chat.tokenizer.n_vocab + 1,  # a row of the model that stands for no token
+])
+def test_an_answer_ends_at_a_control_token_and_leaves_it_out(token):
+    config = GPTConfig(vocab_size=290, context_length=64, emb_dim=16, n_heads=2, n_layers=2)
+    chat = ChatModel.from_base(GPTModel(config), TOKENIZER, template="chatml")
     prompt = chat.prompt_ids(Conversation.of("Hi"))
     with torch.no_grad():  # a head that can say one thing: the end
         chat.model.out_head.weight.zero_()
         vector = chat.model.features(torch.tensor([prompt]))[0, -1]
-        chat.model.out_head.weight[chat.stop_ids[0]] = vector
+        chat.model.out_head.weight[token(chat)] = vector
 
     answer = chat.answer(Conversation.of("Hi"))
     assert (answer.text, answer.finish, answer.n_tokens) == ("", "stop", 1)
@@ -55,6 +62,8 @@ def test_answers_of_many_are_those_of_each_alone():
     drawn = chat.answer_all(asked[:1] * 2, max_new_tokens=20, sampling=Sampling(temperature=1.5, seed=1))
     assert drawn[0] != drawn[1]
     assert drawn == chat.answer_all(asked[:1] * 2, max_new_tokens=20, sampling=Sampling(temperature=1.5, seed=1))
+    others = chat.answer_all(asked[:1] * 2, max_new_tokens=20, sampling=Sampling(temperature=1.5, seed=2))
+    assert others[0] not in drawn
 
 
 def test_the_oldest_exchange_goes_first_and_the_system_stays():
@@ -111,6 +120,19 @@ def test_lora_is_saved_merged_and_goes_on(tmp_path):
     assert lora_parameters(chat.model)
     chat.model.eval()
     torch.testing.assert_close(again.model(ids), chat.model(ids), atol=1e-5, rtol=1e-4)
+
+
+def test_a_folder_knows_which_tokens_are_still_to_be_learned(tmp_path):
+    chat = make()
+    chat.save(tmp_path / "chat")
+
+    assert load_chat_model(tmp_path / "chat", read_tokenizer=get_tokenizer).new_ids == chat.new_ids == {280, 281}
+
+
+def test_a_name_of_the_provenance_is_not_overwritten(tmp_path):
+    for name in ("versions", "chat_template"):
+        with pytest.raises(ValueError, match=f"provenance has '{name}'"):
+            make().save(tmp_path / "chat", provenance={name: "mine"})
 
 
 def test_what_is_no_chat_model_is_named(tmp_path):

@@ -37,7 +37,7 @@ def test_every_token_of_every_answer_is_a_target_and_so_is_its_end(contents):
     for template in ("alpaca", "chatml"):
         chat = make(template, context_length=2000)
         examples = encode_conversations(chat, [Conversation.of(*contents)])
-        wanted = [token for text in contents[1::2] for token in (*TOKENIZER.encode(text), *chat.stop_ids)]
+        wanted = [token for text in contents[1::2] for token in (*TOKENIZER.encode(text), chat.end_id)]
 
         assert learned(examples, 0) == wanted
         for token, target in zip(examples.ids[0][1:], examples.targets[0], strict=True):
@@ -59,7 +59,7 @@ def test_what_is_longer_than_the_context_is_cut_off_without_an_end_and_counted()
     assert (len(examples), examples.numbers, examples.truncated, examples.left_out) == (2, (0, 1), (1,), (2,))
     assert len(examples.ids[1]) == CONTEXT + 1
     assert learned(examples, 1) == TOKENIZER.encode("bye " * 100)[: len(learned(examples, 1))]
-    assert chat.stop_ids[0] not in learned(examples, 1)
+    assert chat.end_id not in learned(examples, 1)
     assert examples.n_targets == len(learned(examples, 0)) + len(learned(examples, 1))
     assert examples.report.startswith("2 of 3 conversations")
     assert encode_conversations(chat, [hopeless], learn="all").left_out == (0,)
@@ -72,7 +72,7 @@ def test_a_conversation_that_just_fits_keeps_its_end():
     examples = encode_conversations(chat, [Conversation.of("Hi", answer), Conversation.of("Hi", answer + "!")])
 
     assert examples.truncated == (1,)
-    assert learned(examples, 0)[-1] == chat.stop_ids[0]
+    assert learned(examples, 0)[-1] == chat.end_id
 
 
 def test_a_question_without_answer_is_named():
@@ -111,6 +111,16 @@ def test_batches_go_on_from_any_step(lengths, start):
     whole = [inputs.tolist() for inputs, _ in batches.epochs(3)]
 
     assert [inputs.tolist() for inputs, _ in batches.epochs(3, start=start)] == whole[start:]
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.0, True])
+def test_a_bad_batch_size_is_named(size):
+    for make_batches in (
+        lambda: ChatBatches(examples_of([3]), batch_size=size, seed=1),
+        lambda: chat_batches_in_order(examples_of([3]), batch_size=size),
+    ):
+        with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+            make_batches()
 
 
 def test_in_order_the_shortest_come_first():

@@ -67,7 +67,7 @@ def test_only_what_is_thawed_changes(way):
     chat = make()
     if way == "lora":
         add_lora(chat.model, LoRAConfig(rank=4, alpha=8))
-        chat.new_ids = frozenset()  # as of a model that knows the template
+        chat.new_ids = frozenset()  # as of a model that was taught the template before
     else:
         train_only_last_blocks(chat.model)
     before = tensors(chat)
@@ -93,6 +93,8 @@ def test_new_control_tokens_are_not_left_unlearned():
 
     answers = chat.answer_all([conversation.prompt for conversation in CONVERSATIONS], max_new_tokens=20)
     assert {answer.finish for answer in answers} == {"stop"}
+    chat.model.out_head.requires_grad_(False)  # they are learned now
+    list(train_chat(chat, examples, config=ChatConfig(epochs=1)))
 
 
 def test_the_best_epochs_weights_are_kept():
@@ -158,6 +160,17 @@ def test_what_cannot_be_trained_is_named():
     state = TrainState(chat.model, ChatConfig().train_config(len(examples)))
     with pytest.raises(ValueError, match="keep_best=False"):
         next(train_chat(chat, examples, validation=examples, state=state))
+    for other in (
+        TrainState(make().model, ChatConfig(keep_best=False).train_config(len(examples))),
+        TrainState(chat.model, ChatConfig(keep_best=False, lr=1).train_config(len(examples))),
+    ):
+        with pytest.raises(ValueError, match="belongs to another model or config"):
+            next(train_chat(chat, examples, config=ChatConfig(keep_best=False), state=other))
+    adapted = make()
+    add_lora(adapted.model, LoRAConfig(rank=2))
+    state = TrainState(adapted.model, ChatConfig().train_config(len(examples)))
+    with pytest.raises(ValueError, match="LoRA cannot be resumed"):
+        next(train_chat(adapted, examples, state=state))
     chat.model.requires_grad_(False)
     with pytest.raises(ValueError, match="requires a gradient"):
         next(train_chat(chat, examples))

@@ -245,3 +245,28 @@ def test_a_file_with_any_bytes_in_it_is_read_or_refused_by_name(tmp_path_factory
     assert message.startswith(str(path))
     if found is not None and suffix == ".jsonl":
         assert found.n_rows == path.read_bytes().count(b"\n") + (not path.read_bytes().endswith(b"\n"))
+
+
+def test_a_rows_own_system_message_stands_first(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"system": "Be kind.", "conversations": [{"from": "human", "value": "Hi"}, '
+                    '{"from": "gpt", "value": "Hello."}]}\n', encoding="utf-8")
+    (conversation,) = read_conversations(path)
+
+    assert conversation == Conversation.of("Hi", "Hello.", system="Be kind.")
+
+
+@pytest.mark.parametrize(("row", "reason"), [
+    ('{"instruction": "x", "output": "y", "history": [["a", "b"]]}', "history has earlier turns"),
+    ('{"system": "x", "messages": [{"role": "system", "content": "y"}, {"role": "user", "content": "a"}, '
+     '{"role": "assistant", "content": "b"}]}', r"system and messages\[0\] are both"),
+    ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]}',
+     r"messages\[1\] has 'weight'"),
+    ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "tool_calls": [1]}]}',
+     r"messages\[1\] has 'tool_calls'"),
+])
+def test_what_would_change_what_is_said_is_not_passed_over(tmp_path, row, reason):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=reason):
+        read_conversations(path)

@@ -6,6 +6,7 @@ import torch
 from gpt_core import GPTConfig, GPTModel, GPTModelFast
 from gpt_finetune.classifier import with_class_head
 from gpt_finetune.lora import LoRAConfig, add_lora
+from gpt_finetune.trained_part import train_only_last_blocks
 from gpt_finetune.vocabulary import with_vocabulary
 
 CONFIG = {"vocab_size": 40, "context_length": 8, "emb_dim": 16, "n_heads": 2, "n_layers": 2}
@@ -35,6 +36,15 @@ def test_the_other_parameters_are_the_same_memory():
 
     assert with_vocabulary(model, 41, seed=1).trf_blocks[0].att.W_query.weight.data_ptr() == (
         model.trf_blocks[0].att.W_query.weight.data_ptr())
+
+
+def test_what_is_frozen_stays_frozen():
+    model = make()
+    train_only_last_blocks(model)
+    wider = with_vocabulary(model, 41, seed=1)
+
+    assert {n for n, p in wider.named_parameters() if p.requires_grad} == {
+        n for n, p in model.named_parameters() if p.requires_grad}
 
 
 def test_a_model_with_room_is_left_alone_and_the_seed_decides():

@@ -194,7 +194,7 @@ def test_further_special_tokens_get_the_next_ids_and_change_no_other():
     assert tokenizer.with_special_tokens(["<|endoftext|>"]) is tokenizer
 
 
-@pytest.mark.parametrize("names", ["<|x|>", {"<|x|>"}, [""], ["the"]])
+@pytest.mark.parametrize("names", ["<|x|>", {"<|x|>"}, [""], ["the"], [1]])
 def test_bad_names_of_special_tokens_are_refused(names):
     tokenizer = BPETokenizer.train(["the the the the"], vocab_size=259)
     with pytest.raises(ValueError, match=r"names must be a list|is empty|ordinary token"):

@@ -11,9 +11,16 @@ def bucketed_batches(lengths: Sequence[int], *, batch_size: int, seed: int, epoc
 
     A pure function of its arguments: ``epoch`` (0-based) and ``seed`` draw the order.
     """
+    check_batch_size(batch_size)
     draw = random.Random(f"{seed}/{epoch}")
     keys = [length * (1 + _SPREAD * draw.random()) for length in lengths]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     draw.shuffle(batches)
     return batches
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ValueError unless it is a whole number of at least 1."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol
 
 from gpt_core import GeneratedToken, GPTModel, Sampling, decode_stream, generate_batch, load_checkpoint
 from gpt_finetune.conversation import Conversation
 from gpt_finetune.saving import SupportsSave, save_finetuned
-from gpt_finetune.template import ALPACA, ChatEncoder, ChatTemplate, Encoded, SupportsControls, find_template
+from gpt_finetune.template import (
+    ALPACA,
+    ChatEncoder,
+    ChatTemplate,
+    Encoded,
+    SupportsControls,
+    control_id,
+    find_template,
+)
 from gpt_finetune.vocabulary import with_vocabulary
 from gpt_train import DataError
 
@@ -31,7 +40,7 @@ class SupportsChat(SupportsControls, SupportsSave, Protocol):
 class SupportsNewTokens(SupportsChat, Protocol):
     """What ``ChatModel.from_base`` needs besides, where a control token is missing."""
 
-    def with_special_tokens(self, names: Sequence[str]) -> Self:
+    def with_special_tokens(self, names: Sequence[str]) -> SupportsChat:
         """Return a tokenizer with these special tokens, too."""
         ...
 
@@ -66,8 +75,12 @@ class ChatModel:
             raise ValueError(f"the model tells {model.config.n_classes} classes apart and says nothing; pass a GPT")
         self.model, self.tokenizer = model, tokenizer
         self.new_ids: frozenset[int] = frozenset()
-        """Control tokens that ``from_base`` has added: the model has yet to learn them."""
+        """Control tokens that ``from_base`` has added and the model has yet to learn."""
         self._encoder = ChatEncoder(find_template(template), tokenizer)
+        try:
+            self._end_of_text = frozenset({control_id(tokenizer, "<|endoftext|>")})
+        except ValueError:  # a tokenizer without one
+            self._end_of_text = frozenset()
         if (highest := max(tokenizer.n_vocab - 1, *self._encoder.control_ids)) >= model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has ids up to {highest}, but the model's vocab_size is {model.config.vocab_size}; take "
@@ -82,10 +95,10 @@ class ChatModel:
         New rows of the embedding (and of an untied head) are drawn from ``seed``; all other parameters are the model's
         own, not copies. Raises ValueError as ``with_vocabulary`` does.
         """
-        template, n_known = find_template(template), tokenizer.n_vocab
-        tokenizer = tokenizer.with_special_tokens(template.controls)
-        chat = cls(with_vocabulary(model, tokenizer.n_vocab, seed=seed), tokenizer, template=template)
-        chat.new_ids = frozenset(range(n_known, tokenizer.n_vocab))
+        template = find_template(template)
+        wider = tokenizer.with_special_tokens(template.controls)
+        chat = cls(with_vocabulary(model, wider.n_vocab, seed=seed), wider, template=template)
+        chat.new_ids = frozenset(range(tokenizer.n_vocab, wider.n_vocab))
         return chat
 
     @property
@@ -94,9 +107,15 @@ class ChatModel:
         return self._encoder.template
 
     @property
-    def stop_ids(self) -> tuple[int, ...]:
-        """The ids that end an answer."""
-        return self._encoder.stop_ids
+    def end_id(self) -> int:
+        """The token that ends an answer."""
+        return self._encoder.end_id
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """What no answer goes on after: its end, any other control token, and ids that the tokenizer does not know."""
+        unknown = range(self.tokenizer.n_vocab, self.model.config.vocab_size)
+        return self._encoder.control_ids | self._end_of_text | set(unknown)
 
     @property
     def max_length(self) -> int:
@@ -154,9 +173,10 @@ class ChatModel:
     ) -> list[Answer]:
         """Return the answers to many conversations, ``max_batch`` computed at a time: each as if it were asked alone.
 
-        An answer ends by itself, after ``max_new_tokens``, or where the context is full. A prompt loses its oldest
-        messages until a quarter of the context, or ``max_new_tokens`` if that is less, is free for the answer. Raises
-        ValueError as ``fit`` does.
+        With ``sampling.seed`` each draws from a seed of its own, made of that one and its place. An answer ends by
+        itself, after ``max_new_tokens``, or where the context is full. A prompt loses its oldest messages until a
+        quarter of the context, or ``max_new_tokens`` if that is less, is free for the answer. Raises ValueError as
+        ``fit`` does.
         """
         room = min(max_new_tokens, max(1, self.max_length // 4))
         fitted = [self.fit(conversation, room=room) for conversation in conversations]
@@ -186,8 +206,8 @@ class ChatModel:
         raises: whole or not at all. LoRA is saved merged into the weights, and goes on unmerged.
         """
         return save_finetuned(
-            folder, self.model, tokenizer=self.tokenizer, known={"chat_template": self.template.to_dict()},
-            provenance=provenance, extra=extra,
+            folder, self.model, tokenizer=self.tokenizer, provenance=provenance, extra=extra,
+            known={"chat_template": self.template.to_dict(), "unlearned_ids": sorted(self.new_ids)},
         )
 
     def _text(self, tokens: list[GeneratedToken]) -> Iterator[str]:
@@ -216,13 +236,16 @@ def load_chat_model(
             "train_chat, or make a chat model of it with ChatModel.from_base")
     try:
         tokenizer = read_tokenizer(str(checkpoint.tokenizer_file))
-        return ChatModel(checkpoint.model, tokenizer, template=ChatTemplate.from_dict(known["chat_template"]))
+        chat = ChatModel(checkpoint.model, tokenizer, template=ChatTemplate.from_dict(known["chat_template"]))
+        chat.new_ids = frozenset(known.get("unlearned_ids", ()))
+        return chat
     except (TypeError, ValueError) as error:
         raise DataError(f"{where} cannot be used as a chat model: {error}") from error
 
 
 def _samplings(sampling: Sampling, n: int) -> list[Sampling]:
-    """Return one sampling a conversation: equal seeds would draw equal numbers."""
+    """Return one sampling a conversation, each with a seed of its own: equal seeds would draw equal numbers."""
     if sampling.seed is None:
         return [sampling] * n
-    return [dataclasses.replace(sampling, seed=sampling.seed + place) for place in range(n)]
+    seeds = [random.Random(f"{sampling.seed}/{place}").getrandbits(63) for place in range(n)]
+    return [dataclasses.replace(sampling, seed=seed) for seed in seeds]

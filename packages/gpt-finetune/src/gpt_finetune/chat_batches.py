@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpt_finetune.buckets import bucketed_batches
+from gpt_finetune.buckets import bucketed_batches, check_batch_size
 from gpt_finetune.chat import ChatModel
 from gpt_finetune.class_batches import IGNORED
 from gpt_finetune.conversation import Conversation
@@ -99,6 +99,7 @@ class ChatBatches:
     """The batches of each epoch, a pure function of (seed, epoch): each example comes once, one batch may be short."""
 
     def __init__(self, examples: ChatExamples, *, batch_size: int, seed: int) -> None:
+        check_batch_size(batch_size)
         self._examples, self._batch_size, self._seed = examples, batch_size, seed
         self._lengths = [len(row) for row in examples.targets]
 
@@ -114,7 +115,7 @@ class ChatBatches:
 
     def epochs(self, n_epochs: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches of ``n_epochs`` epochs, one after the other, from batch ``start`` of them all on."""
-        first, skipped = divmod(start, self.n_steps)
+        first, skipped = divmod(start, self.n_steps or 1)
         for number in range(first, n_epochs):
             for numbers in islice(self._order(number), skipped if number == first else 0, None):
                 yield chat_batch(self._examples, numbers)
@@ -122,7 +123,8 @@ class ChatBatches:
     def padding_share(self, epoch: int = 0) -> float:
         """Return which share of an epoch's input tokens is padding."""
         batches = [[self._lengths[number] for number in numbers] for numbers in self._order(epoch)]
-        return 1 - sum(self._lengths) / sum(len(lengths) * max(lengths) for lengths in batches)
+        n_computed = sum(len(lengths) * max(lengths) for lengths in batches)
+        return 1 - sum(self._lengths) / n_computed if n_computed else 0.0
 
     def _order(self, epoch: int) -> list[list[int]]:
         return bucketed_batches(self._lengths, batch_size=self._batch_size, seed=self._seed, epoch=epoch)
@@ -139,5 +141,6 @@ def chat_batch(examples: ChatExamples, numbers: Sequence[int]) -> tuple[Tensor, 
 
 def chat_batches_in_order(examples: ChatExamples, *, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     """Return the batches of all examples, the shortest first: for evaluation."""
+    check_batch_size(batch_size)
     order = sorted(range(len(examples)), key=lambda number: len(examples.ids[number]))
     return [chat_batch(examples, order[start : start + batch_size]) for start in range(0, len(order), batch_size)]

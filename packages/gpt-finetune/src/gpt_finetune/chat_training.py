@@ -19,6 +19,7 @@ from gpt_finetune.chat_batches import ChatBatches, ChatExamples, chat_batches_in
 from gpt_finetune.class_batches import IGNORED
 from gpt_finetune.config_checks import check_choices, check_counts, check_numbers, check_seed, check_switches
 from gpt_finetune.kept_weights import KeptWeights
+from gpt_finetune.lora import lora_parameters
 from gpt_train import DataError, StepReport, TrainConfig, TrainState, sequence_loss, train
 
 
@@ -76,27 +77,29 @@ def train_chat(
     is handed out the model holds the weights of that step; once the generator has ended or is closed, those to be kept.
 
     ``state``, a ``TrainState(chat.model, config.train_config(len(examples)))``, is for runs that can be killed: save it
-    with ``chat.save(folder, extra=state.save)``, load it again, and training goes on bit for bit. The best weights are
-    in memory only, so such a run needs ``keep_best=False`` (save those of the lowest ``val_loss`` yourself).
+    with ``chat.save(folder, extra=state.save)``, load it again, and with the same examples and config training goes on
+    bit for bit. The best weights are in memory only, so such a run needs ``keep_best=False`` (save those of the lowest
+    ``val_loss`` yourself); nor is there a way back for LoRA, which a checkpoint holds merged.
 
     Raises DataError if there is no example; ValueError if nothing requires a gradient, if the template's tokens are new
-    to the model and its head is frozen, or if ``state`` and ``keep_best`` are both wanted; FloatingPointError if a loss
-    is not finite: that step changes nothing.
+    to the model and its head is frozen, or if ``state`` belongs to another model or config, or goes with ``keep_best``
+    or LoRA; FloatingPointError if a loss is not finite: that step changes nothing.
     """
     config = config or ChatConfig()
     for name, given in (("examples", examples), ("validation", validation)):
         if given is not None and not given:
             raise DataError(f"{name} hold nothing to learn: {given.report}; give conversations with answers")
-    if state is not None and config.keep_best and validation is not None:
-        raise ValueError("a resumed run has no memory of earlier epochs' weights; pass keep_best=False with a state")
+    settings = config.train_config(len(examples))
+    if state is not None:
+        _check_state(state, chat, settings, keep_best=config.keep_best and validation is not None)
     if not any(parameter.requires_grad for parameter in chat.model.parameters()):
         raise ValueError("nothing of the model requires a gradient; thaw a part of it, or add LoRA")
-    if chat.new_ids and not any(parameter.requires_grad for parameter in chat.model.out_head.parameters()):
+    is_head_trained = any(parameter.requires_grad for parameter in chat.model.out_head.parameters())
+    if chat.new_ids and not is_head_trained:
         raise ValueError(
             f"the control tokens of template {chat.template.name!r} are new to this model, and with its head frozen it "
             "could never learn to end an answer; call chat.model.out_head.requires_grad_(True), or take the template "
             "'alpaca', which needs none")
-    settings = config.train_config(len(examples))
     if state is None:
         state = TrainState(chat.model, settings)
     if state.step == 0:
@@ -108,6 +111,8 @@ def train_chat(
     try:
         stream = batches.epochs(config.epochs, start=state.step)
         for report in train(chat.model, stream, config=settings, state=state, val_batches=held_out):
+            if is_head_trained:
+                chat.new_ids = frozenset()
             if report.val_loss is not None and report.val_loss < lowest:
                 lowest = report.val_loss
                 if config.keep_best:
@@ -117,6 +122,17 @@ def train_chat(
     finally:
         kept.restore()
         chat.model.eval()
+
+
+def _check_state(state: TrainState, chat: ChatModel, settings: TrainConfig, *, keep_best: bool) -> None:
+    if keep_best:
+        raise ValueError("a resumed run has no memory of earlier epochs' weights; pass keep_best=False with a state")
+    if lora_parameters(chat.model):
+        raise ValueError("a run with LoRA cannot be resumed, as checkpoints hold LoRA merged; train it without a state")
+    if state.model is not chat.model or state.config != settings:
+        raise ValueError(
+            "the state belongs to another model or config; make it with TrainState(chat.model, "
+            "config.train_config(len(examples)))")
 
 
 @torch.no_grad()

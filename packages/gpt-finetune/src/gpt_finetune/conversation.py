@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from gpt_finetune.lines import half_pair
+
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -26,13 +28,8 @@ class Message:
             value = getattr(self, name)
             if not isinstance(value, str):
                 raise ValueError(f"{name} of the {self.role}'s message must be text, found a {type(value).__name__}")
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                half = f"\\u{ord(value[error.start]):04x}"
-                raise ValueError(
-                    f"{name} of the {self.role}'s message has half a surrogate pair ({half}); write both halves or "
-                    "the character itself") from None
+            if fault := half_pair(value):
+                raise ValueError(f"{name} of the {self.role}'s message has {fault}")
         if self.input and self.role != "user":
             raise ValueError(f"only a user's message may have an input, got one of the {self.role}'s")
 

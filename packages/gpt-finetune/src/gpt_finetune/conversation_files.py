@@ -5,7 +5,7 @@ Alpaca: {"instruction", "input", "output"}, without input where there is none. S
 OpenAI's.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from gpt_finetune.messages import (
     messages_of,
     text_of,
     text_or_messages_of,
+    with_system,
 )
 from gpt_finetune.objects import read_objects
 from gpt_finetune.rows import LeftOut, Row, keep_rows
@@ -50,6 +51,9 @@ class Conversations:
     def __len__(self) -> int:
         return len(self.conversations)
 
+    def __iter__(self) -> Iterator[Conversation]:
+        return iter(self.conversations)
+
     @property
     def n_rows(self) -> int:
         """Rows of the file: those kept and those left out."""
@@ -69,7 +73,9 @@ class Conversations:
 def read_conversations(path: Path | str, *, max_bad: int = 0) -> Conversations:
     """Return the conversations of a .json (an array of objects) or .jsonl (an object a line), UTF-8.
 
-    A row has the fields of one of the formats above; any others are passed over. A conversation ends with an answer
+    A row has the fields of one of the formats above, and may have the system's message as ``system``. Any other fields
+    are passed over, but for those that change what is said: earlier turns as ``history``, and a message's ``weight`` or
+    calls of tools, are faults. A conversation ends with an answer
     that has text. An empty system message is none; Alpaca's input may be null.
 
     Rows in which no answer has text are left out and listed. Raises DataError for a bad row, naming file, line and,
@@ -82,7 +88,7 @@ def read_conversations(path: Path | str, *, max_bad: int = 0) -> Conversations:
 
 
 def _conversation(row: Row) -> Conversation | LeftOut:
-    placed = format_of(row.fields, _FORMATS)(row.fields)
+    placed = with_system(row.fields, format_of(row.fields, _FORMATS)(row.fields))
     if not any(item.has_text for item in placed if item.message.role == "assistant"):
         return LeftOut(row.line, "the row has no answer", row.column, is_fault=False)
     conversation = conversation_of(placed)

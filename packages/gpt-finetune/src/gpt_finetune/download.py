@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from gpt_train import DataError
 
@@ -32,9 +33,15 @@ def fetch(url: str, *, most_bytes: int) -> bytes:
         for piece in response.iter_content(2**16):
             size += len(piece)
             if size > most_bytes:
-                raise DataError(f"{url} sends more than {most_bytes:,} bytes; give another address")
+                raise DataError(f"{shown(url)} sends more than {most_bytes:,} bytes; give another address")
             pieces.append(piece)
     return b"".join(pieces)
+
+
+def shown(url: str) -> str:
+    """Return an address without what may be secret: user, password, query and fragment."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -6,7 +6,7 @@
 from pathlib import Path
 from typing import Any
 
-from gpt_finetune.download import fetch, write_whole
+from gpt_finetune.download import fetch, shown, write_whole
 from gpt_finetune.objects import MOST_BYTES, load_json, parse_json
 from gpt_train import DataError
 
@@ -26,7 +26,7 @@ def download_and_load_file(file_path: Path | str, url: str) -> Any:
             raise DataError(f"{error}; mend the file, or remove it to have it fetched anew") from None
     data = fetch(url, most_bytes=MOST_BYTES)
     try:
-        content = parse_json(url, data)
+        content = parse_json(shown(url), data)
     except DataError as error:
         raise DataError(f"{error}; give the address of a JSON file") from None
     write_whole(path, data)

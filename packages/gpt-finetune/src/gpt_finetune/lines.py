@@ -81,8 +81,11 @@ def not_utf8(byte: int) -> str:
 
 def unfit_text(text: str) -> str | None:
     """Return what no text may hold and JSON can spell, or None."""
-    if "\0" in text:
-        return "a NUL; remove it"
+    return "a NUL; remove it" if "\0" in text else half_pair(text)
+
+
+def half_pair(text: str) -> str | None:
+    """Return what no text may hold that is to be encoded, or None."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -31,6 +31,10 @@ SHAREGPT = MessageForm("from", "value", {
 })  # fmt: skip
 
 
+_NOT_KEPT = ("weight", "tool_calls", "function_call")
+"""Fields of a message that change what it means: not to be learned, or a call of a tool."""
+
+
 class Placed(NamedTuple):
     """A message, and the place in the row that it comes from."""
 
@@ -74,6 +78,20 @@ def messages_of(value: Any, place: str, form: MessageForm) -> list[Placed]:
     return [item for item in placed if item.message.role != "system" or item.has_text]
 
 
+def with_system(fields: Mapping[str, Any], placed: list[Placed]) -> list[Placed]:
+    """Return the messages of a row behind the system's that stands in a field of its own, where there is one.
+
+    Raises ValueError if the messages begin with one, too, or if the row has earlier turns in a field ``history``.
+    """
+    if fields.get("history"):
+        raise ValueError("history has earlier turns, which are not read; write the row as messages")
+    if fields.get("system") in (None, ""):
+        return placed
+    if placed and placed[0].message.role == "system":
+        raise ValueError(f"system and {placed[0].place} are both the system's message; keep one")
+    return [Placed("system", Message(role="system", content=text_of(fields["system"], "system"))), *placed]
+
+
 def text_or_messages_of(value: Any, place: str, role: Role) -> list[Placed]:
     """Return the one message that a text is, said by ``role``, or the messages of a list."""
     if isinstance(value, str):
@@ -103,6 +121,10 @@ def text_of(value: Any, place: str) -> str:
 
 
 def _message(value: Any, place: str, form: MessageForm) -> Message:
+    if isinstance(value, dict):
+        for name in _NOT_KEPT:
+            if value.get(name) not in (None, [], 1):  # 1: the weight of what is learned
+                raise ValueError(f"{place} has {name!r}, which is not kept here; leave the message out, or the row")
     role, content = (_field(value, place, name) for name in (form.role, form.content))
     if not isinstance(role, str):
         raise ValueError(f"{place}.{form.role} must be text, found a {type(role).__name__}")

@@ -48,7 +48,7 @@ def objects_of_lines(lines: Lines) -> Iterator[Row | LeftOut]:
         fault = lines.take_fault()
         if fault is not None:
             yield fault
-        elif not text.strip():
+        elif not text.strip(" \t\r\n"):  # JSON's white space; another character is no JSON
             yield LeftOut(lines.number, "the row is empty", is_fault=False)
         else:
             yield _object_of_line(decoder, lines.number, text.rstrip("\r\n"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from gpt_finetune.conversation import Conversation, Message
@@ -63,6 +63,9 @@ class Preferences:
 
     def __len__(self) -> int:
         return len(self.preferences)
+
+    def __iter__(self) -> Iterator[Preference]:
+        return iter(self.preferences)
 
     @property
     def n_rows(self) -> int:

@@ -16,6 +16,7 @@ from gpt_finetune.messages import (
     instruction_of,
     messages_of,
     text_or_messages_of,
+    with_system,
 )
 from gpt_finetune.objects import read_objects
 from gpt_finetune.preference import Preference, Preferences
@@ -36,7 +37,7 @@ def read_preferences(path: Path | str, *, max_bad: int = 0) -> Preferences:
 
 
 def _preference(row: Row) -> Preference | LeftOut:
-    prompt = format_of(row.fields, _FORMATS)(row.fields)
+    prompt = with_system(row.fields, format_of(row.fields, _FORMATS)(row.fields))
     chosen, rejected = (_answer(row.fields[name], name, prompt) for name in ("chosen", "rejected"))
     if not (chosen.has_text or rejected.has_text):
         return LeftOut(row.line, "the row has no answer", row.column, is_fault=False)

@@ -97,13 +97,15 @@ def pair_log_probabilities(
     model.eval()
     found = torch.zeros(len(pairs.rows), dtype=torch.promote_types(model.tok_emb.weight.dtype, torch.float32))
     order = sorted(range(len(pairs.rows)), key=lambda row: len(pairs.rows[row]))
-    for first in range(0, len(order), _AT_ONCE):
-        rows = order[first : first + _AT_ONCE]
-        inputs, lengths = padded([pairs.rows[row] for row in rows])
-        starts = [pairs.starts[row] for row in rows]
-        found[rows] = answer_log_probabilities(
-            model, inputs.to(model.device), starts, lengths.tolist(), reduction=reduction).cpu()
-    model.train(was_training)
+    try:
+        for first in range(0, len(order), _AT_ONCE):
+            rows = order[first : first + _AT_ONCE]
+            inputs, lengths = padded([pairs.rows[row] for row in rows])
+            starts = [pairs.starts[row] for row in rows]
+            found[rows] = answer_log_probabilities(
+                model, inputs.to(model.device), starts, lengths.tolist(), reduction=reduction).cpu()
+    finally:
+        model.train(was_training)
     return found
 
 

@@ -7,13 +7,13 @@ loss looks up by them what else it needs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpt_finetune.buckets import bucketed_batches
+from gpt_finetune.buckets import bucketed_batches, check_batch_size
 from gpt_finetune.chat import ChatModel
 from gpt_finetune.padding import padded
 from gpt_finetune.preference import Preference
@@ -52,14 +52,8 @@ class PreferencePairs:
             f"{len(self):,} of {total:,} preferences can be learned from: {len(self.too_long):,} left out that do not "
             f"fit into the context, {len(self.equal):,} whose two answers are the same")
 
-    def __add__(self, other: PreferencePairs) -> PreferencePairs:
-        """Return the pairs of both, the other's behind these; which preferences they are is told no more."""
-        n_pairs = len(self) + len(other)
-        return PreferencePairs(
-            rows=self.rows + other.rows, starts=self.starts + other.starts, numbers=tuple(range(n_pairs)))
 
-
-def encode_preferences(chat: ChatModel, preferences: Sequence[Preference]) -> PreferencePairs:
+def encode_preferences(chat: ChatModel, preferences: Iterable[Preference]) -> PreferencePairs:
     """Return the preferences as pairs for ``chat``, by its own template."""
     rows: list[tuple[int, ...]] = []
     starts: list[int] = []
@@ -83,6 +77,7 @@ class PreferenceBatches:
     """The batches of each epoch, a pure function of (seed, epoch): each pair comes once, one batch may be short."""
 
     def __init__(self, pairs: PreferencePairs, *, batch_size: int, seed: int) -> None:
+        check_batch_size(batch_size)
         self._pairs, self._batch_size, self._seed = pairs, batch_size, seed
         # By the longer of both: its row is then nearly as long as its neighbours', and only the shorter ones differ.
         self._lengths = [max(map(len, pairs.rows[2 * pair : 2 * pair + 2])) for pair in range(len(pairs))]

@@ -112,7 +112,7 @@ def train_preferences(
     reference = model if reference is None else reference
     _check_reference(reference, model)
     torch.manual_seed(config.seed)
-    together = pairs if validation is None else pairs + validation
+    together = pairs if validation is None else _together(pairs, validation)
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
         known = pair_log_probabilities(reference, together, reduction=config.reduction)
     loss = PreferenceLoss(together, known.to(model.device), beta=config.beta, reduction=config.reduction)
@@ -149,10 +149,16 @@ def train_preferences(
         model.eval()
 
 
+def _together(pairs: PreferencePairs, others: PreferencePairs) -> PreferencePairs:
+    """Return the pairs of both, the others behind; ``numbers`` then counts them, and does not name preferences."""
+    numbers = tuple(range(len(pairs) + len(others)))
+    return PreferencePairs(rows=pairs.rows + others.rows, starts=pairs.starts + others.starts, numbers=numbers)
+
+
 def _check_reference(reference: GPTModel, model: GPTModel) -> None:
     for name in ("vocab_size", "context_length", "n_classes"):
         there, here = getattr(reference.config, name), getattr(model.config, name)
-        is_less = there < here if name == "context_length" else there != here
-        if is_less:
+        does_not_fit = there < here if name == "context_length" else there != here
+        if does_not_fit:
             raise ValueError(
                 f"the reference's {name} is {there} and the model's {here}; take a copy of the model, or None")

@@ -31,9 +31,12 @@ def save_finetuned(
 ) -> Path:
     """Write a checkpoint directory whose provenance holds what is ``known``, the versions and the caller's own.
 
-    Arguments and errors are otherwise those of ``gpt_core.save_checkpoint``. LoRA is merged into the weights that are
+    Raises ValueError if the caller's own has one of those names. Arguments and errors are otherwise those of
+    ``gpt_core.save_checkpoint``. LoRA is merged into the weights that are
     written, and goes on unmerged.
     """
+    if taken := sorted({*known, "versions"} & set(provenance or {})):
+        raise ValueError(f"provenance has {taken[0]!r}, which is written by itself; choose another name")
     everything = {**(provenance or {}), **known, "versions": _versions()}
     with merge_lora(model) if lora_parameters(model) else nullcontext():
         return save_checkpoint(folder, model, tokenizer=tokenizer, provenance=everything, extra=extra)

@@ -78,12 +78,18 @@ class ChatTemplate:
         """Return the template that ``to_dict`` gave. Raises ValueError for anything else."""
         try:
             return cls(
-                name=str(data["name"]), system=_turn(data["system"]), user=_turn(data["user"]),
+                name=_text(data["name"]), system=_turn(data["system"]), user=_turn(data["user"]),
                 assistant=_turn(data["assistant"]), input=_pieces(data["input"]), between=_pieces(data["between"]),
-                default_system=str(data["default_system"]),
+                default_system=_text(data["default_system"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"this is no chat template: {error!r:.200}; it must be what to_dict() gives") from None
+
+
+def _text(data: Any) -> str:
+    if not isinstance(data, str):
+        raise ValueError(f"name and default_system must be text, found {data!r:.60}")
+    return data
 
 
 def _turn(data: Any) -> Turn:
@@ -164,8 +170,9 @@ class ChatEncoder:
     def __init__(self, template: ChatTemplate, tokenizer: SupportsControls) -> None:
         self.template, self._tokenizer = template, tokenizer
         self._ids = {name: control_id(tokenizer, name) for name in template.controls}
-        ends = [piece.name for piece in template.assistant.after if isinstance(piece, Control)]
-        self.stop_ids = tuple(self._ids[name] for name in ends[:1])
+        end = template.assistant.after[0]
+        assert isinstance(end, Control)  # ChatTemplate has checked it
+        self.end_id = self._ids[end.name]
         """The token that ends an answer."""
 
     @property

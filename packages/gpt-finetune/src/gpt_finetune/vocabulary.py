@@ -14,10 +14,10 @@ _NOISE = 0.1  # of the old rows' standard deviation: new tokens start near the m
 def with_vocabulary(model: GPTModel, vocab_size: int, *, seed: int) -> GPTModel:
     """Return a model with rows for ``vocab_size`` ids; the model itself if it has as many.
 
-    Its other parameters are those of ``model`` (the same memory, not copies), and what it says of the old ids changes
-    little: a new row is the mean of the old ones, so no new token is likelier than an average one (Hewitt 2021), with a
-    little noise drawn from ``seed`` alone. Raises ValueError for a classifier, a ``GPTModelFast``, or a model with
-    LoRA in it.
+    Its other parameters are those of ``model`` (the same memory, not copies), frozen where they are; what it says of
+    the old ids changes little: a new row is the mean of the old ones, so no new token is likelier than an average one
+    (Hewitt 2021), with a little noise drawn from ``seed`` alone. Raises ValueError for a classifier, a
+    ``GPTModelFast``, or a model with LoRA in it.
     """
     if isinstance(model, GPTModelFast) or model.config.n_classes is not None:
         raise ValueError("only a GPTModel that predicts tokens can be given more of them; load the weights into one")
@@ -32,7 +32,11 @@ def with_vocabulary(model: GPTModel, vocab_size: int, *, seed: int) -> GPTModel:
         del tensors["out_head.weight"]
     else:
         tensors["out_head.weight"] = _extended(tensors["out_head.weight"], n_new, generator)
-    return model_from_tensors(dataclasses.replace(model.config, vocab_size=vocab_size), tensors)
+    wider = model_from_tensors(dataclasses.replace(model.config, vocab_size=vocab_size), tensors)
+    is_trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    for name, parameter in wider.named_parameters():
+        parameter.requires_grad_(is_trained[name])
+    return wider.train(model.training)
 
 
 @torch.no_grad()

@@ -153,7 +153,7 @@ class BPETokenizer:
         All other ids stay, so a model needs no more than rows for the new ones. Raises ValueError for one string in
         place of a list, an empty name, and one that is an ordinary token.
         """
-        if not isinstance(names, list | tuple):
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"names must be a list of special tokens, got {names!r:.60}; pass [name]")
         known = self._vocabulary.special_tokens
         new = [name for name in dict.fromkeys(names) if name not in known]
