@@ -33,21 +33,22 @@ from gpt_eval.address import Address, ollama_address, openai_address
     ],
 )
 def test_ollamas_host_is_read_as_ollama_reads_it(value, url):
-    assert str(ollama_address(None, environment={"OLLAMA_HOST": value})) == url
-    assert str(ollama_address(value, environment={"OLLAMA_HOST": "elsewhere"})) == url
+    assert ollama_address(None, environment={"OLLAMA_HOST": value}).url == url
+    assert ollama_address(value, environment={"OLLAMA_HOST": "elsewhere"}).url == url
 
 
 def test_openais_base_is_the_argument_or_the_environment_or_openais_own():
     environment = {"OPENAI_BASE_URL": "http://localhost:8000/v1/"}
-    assert str(openai_address(None, environment=environment)) == "http://localhost:8000/v1"
-    assert str(openai_address("https://host/v1", environment=environment)) == "https://host:443/v1"
-    assert str(openai_address(None, environment={})) == "https://api.openai.com:443/v1"
+    assert openai_address(None, environment=environment).url == "http://localhost:8000/v1"
+    assert openai_address("https://host/v1", environment=environment).url == "https://host:443/v1"
+    assert openai_address(None, environment={}).url == "https://api.openai.com:443/v1"
 
 
 @pytest.mark.parametrize(
     "value",
     [
-        "ftp://user:hunter2hunter2@host", "file:///hunter2hunter2", "http://", "http://user:hunter2hunter2@host:99999",
+        "ftp://user:hunter2hunter2@host", "hunter2hunter2://host", "hunter2hunter2:x@host://",
+        "file:///hunter2hunter2", "http://", "http://user:hunter2hunter2@host:99999",
         "http://user:hunter2hunter2@[::1", "http://host/?key=hunter2hunter2", "http://host/#hunter2hunter2",
         "http://ho st/", "http://host\n", "http://user:hunter2hunter2@host\\evil", "http://a:hunter2hunter2@host:x",
     ],
@@ -62,10 +63,12 @@ def test_what_is_no_address_is_refused_without_showing_a_secret(value, address):
     assert "hunter2" not in str(caught.value)
 
 
-def test_user_and_password_are_kept_but_not_shown():
-    address = ollama_address("http://me:se%40cret@host:1/x")
-    assert (address.user, address.password, str(address)) == ("me", "se@cret", "http://host:1/x")
+def test_user_password_and_path_are_kept_but_not_shown():
+    address = ollama_address("http://me:se%40cret@host:1/key")
+    assert (address.user, address.password, address.url) == ("me", "se@cret", "http://host:1/key")
+    assert str(address) == "http://host:1"
     assert "se@cret" not in repr(address)
+    assert "key" not in repr(address)
 
 
 @pytest.mark.parametrize(

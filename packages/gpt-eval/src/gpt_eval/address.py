@@ -17,16 +17,20 @@ _CONNECTABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 @dataclass(frozen=True)
 class Address:
-    """An http or https address that paths are appended to; its text shows no user and no password."""
+    """An http or https address that paths are appended to; its text shows only scheme, host and port.
 
-    url: str
+    User, password and path may be secrets: some services have the key in the path.
+    """
+
+    url: str = field(repr=False)
     """Scheme, host, port and path, without a slash at the end."""
 
     user: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
-        return self.url
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc}"
 
     @property
     def is_loopback(self) -> bool:
@@ -79,7 +83,10 @@ def _parsed(value: str, name: str, *, port: int | None) -> Address:
         reason = "its port must be a number from 0 to 65535" if "ort" in str(error) else "its host cannot be read"
         raise ValueError(f"{name} is no address: {reason}; give one such as http://127.0.0.1:11434") from None
     if parts.scheme not in _PORTS:
-        raise ValueError(f"{name} begins with {parts.scheme!r}, but a judge is asked over http or https")
+        raise ValueError(
+            f"{name} does not begin with http:// or https://, but a judge is asked over http or https; give one such "
+            "as http://127.0.0.1:11434"
+        )
     if not host or any(char.isspace() or not char.isprintable() for char in value) or "\\" in value:
         raise ValueError(f"{name} is no address: it has no host, or a blank in it; give one such as http://host:11434")
     if parts.query or parts.fragment:

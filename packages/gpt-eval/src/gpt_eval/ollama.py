@@ -53,7 +53,7 @@ class OllamaJudge:
 
     @property
     def place(self) -> str:
-        """The server's address without user and password."""
+        """The server's scheme, host and port."""
         return str(self._address)
 
     def ask(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None) -> Reply:
