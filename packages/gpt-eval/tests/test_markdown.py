@@ -11,7 +11,7 @@ PIECES = [
     "a", " ", "\n", "\r\n", "\t", "\x00", "\x1b[31m", "\u202e", "\ud800", "|", "\\", "`", "``", "*", "**", "_", "~~",
     "~", "$", "$$", "^", "[", "]", "(x)", "![", "[^1]", "<b>", "</td>", "<!--", "-->", "<https://x.y>", "&", "&amp;",
     "&#124;", "<img src=https://x.y/z>", "https://x.y", "www.x.y", "WWW.x.y", "a@x.y", "@name", "mailto:a@x.y", "- ",
-    "# ", "日本",
+    "# ", "日本", "\u200e", "\u061c", "\u2028", "\U000e0041",
 ]  # fmt: skip
 
 
@@ -30,6 +30,8 @@ PIECES = [
         ("a@x.y", "a@&#8203;x.y"),
         (" two\r\n\tlines\u2028end ", "two lines end"),
         ("a\x00\x1b\x7f\x9b\u202e\u2066\ud800b", "ab"),
+        ("a\u061c\u200e\u200f\U000e0001\U000e0041\U000e007fb", "ab"),
+        ("a \x00 b\rc\u2029d", "a b c d"),
         ("w\x00ww.x", "www&#8203;.x"),
         ("", ""),
     ],
@@ -47,7 +49,9 @@ def test_a_table_shows_any_text_as_it_is_in_a_cell_of_its_own(text):
     shown, *others = re.findall("<td>(.*?)</td>", page, re.DOTALL)
     assert others == ["left", "below", "right"]
     assert "<" not in shown
-    dropped = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+    dropped = re.compile(
+        "[\0-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]"
+    )
     plain = "".join(c for c in text if c.isspace() or not dropped.match(c))
     seen = html.unescape(shown).replace("\u200b", "")
     assert seen.split() == plain.replace("\u200b", "").split()

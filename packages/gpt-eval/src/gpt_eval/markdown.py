@@ -3,8 +3,8 @@
 import html
 import re
 
-# Control characters but white space, lone surrogates, and what turns the direction of writing.
-_DROPPED = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+from gpt_eval.terminal import printable
+
 _MARKS = re.compile(r"[\\`*_~^\[\]|]")
 # https://, www., name@host, @name: made clickable in the finished text, too, where no escape is left.
 _CLICKABLE = re.compile(r":(?=//)|www(?=\.)|@", re.IGNORECASE)
@@ -16,6 +16,7 @@ def markdown_cell(text: str) -> str:
     White space becomes single spaces, control characters are dropped, marks and HTML are escaped, and a space of no
     width (U+200B) parts what GitHub would make clickable.
     """
-    line = " ".join(_DROPPED.sub("", text).split())
+    spaced = " ".join(text.split())  # first: some of what is dropped is white space, which parts words
+    line = " ".join(printable(spaced).split())
     escaped = _MARKS.sub(r"\\\g<0>", html.escape(line, quote=False)).replace("$", "&#36;")  # \$ may be mathematics
     return _CLICKABLE.sub(r"\g<0>&#8203;", escaped)
