@@ -1,7 +1,8 @@
 """Replies that were paid for are kept: a JSONL file that grows by one forced line a reply and survives kill -9.
 
 A line: ``{"format": "judged/1", "key", "outcome": "answered" | "failed", "value", "reason", "reply", "model",
-"n_prompt_tokens", "is_prompt_cut", "is_reply_cut"}``. The last line of a key counts. No line holds an address.
+"n_prompt_tokens", "is_prompt_cut", "is_reply_cut"}``. The last line of a key counts. No line holds user, password or
+path of an address.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from gpt_eval.file_lock import lock
 from gpt_eval.judge import Reply
 
 _FORMAT = "judged/1"
@@ -25,21 +27,28 @@ def reply_key(settings: Mapping[str, Any], question: Mapping[str, Any]) -> str:
 
 
 class ReplyCache:
-    """The replies of a file, and the file open for more; without a path, kept in memory only."""
+    """The replies of a file, and the file open for more and locked; without a path, kept in memory only."""
 
     def __init__(self, path: Path | None) -> None:
         """Read the file, which need not be there yet, and cut off a last line that a killed process left unfinished.
 
         Raises ValueError, naming file and line, for anything that is no such file; it is then left as it is. Raises
-        OSError if it cannot be written.
+        OSError if it cannot be written, BlockingIOError (an OSError) while another process, or another cache of this
+        one, has it open: two that write would ask twice, and one would cut the other's line off.
         """
         self._replies: dict[str, Reply] = {}
         self._file: BinaryIO | None = None
         if path is not None:
-            size = self._read(path)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("ab")
-            self._file.truncate(size)
+            try:
+                self._lock(path)
+                torn_at = self._read(path)
+                if torn_at is not None:
+                    self._file.truncate(torn_at)
+            except BaseException:
+                self._file.close()
+                raise
 
     def close(self) -> None:
         """Close the file."""
@@ -67,23 +76,30 @@ class ReplyCache:
             self._file.flush()
             os.fsync(self._file.fileno())
 
-    def _read(self, path: Path) -> int:
-        """Take the file's replies and return the bytes of its whole lines."""
-        size = 0
+    def _lock(self, path: Path) -> None:
+        assert self._file is not None
         try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            return 0
-        with file:
+            lock(self._file)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{path} is in use as the cache of a judging that is still running; wait for its end, or name another "
+                "file as cache"
+            ) from None
+
+    def _read(self, path: Path) -> int | None:
+        """Take the file's replies and return where its last line begins if that is not finished, else None."""
+        size = 0
+        with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 is_whole = line.endswith(b"\n")
                 # Another file, given by mistake, must not lose its last line.
                 if not line.startswith(_START) and (is_whole or not _START.startswith(line)):
                     raise _damaged(path, number)
-                if is_whole:
-                    self._take(line, path, number)
-                    size += len(line)
-        return size
+                if not is_whole:
+                    return size
+                self._take(line, path, number)
+                size += len(line)
+        return None
 
     def _take(self, line: bytes, path: Path, number: int) -> None:
         try:
