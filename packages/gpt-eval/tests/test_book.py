@@ -38,12 +38,24 @@ def test_query_model_asks_with_the_books_options_and_joins_the_stream():
     assert body["model"] == "llama3"
     assert body["messages"] == [{"role": "user", "content": "What do Llamas eat?"}]
     assert {"seed": 123, "temperature": 0, "num_ctx": 2048}.items() <= body["options"].items()
+    assert body["options"]["num_predict"] >= 2048  # no limit but the context's, as in the book
 
 
 @pytest.mark.parametrize("answer", [error_line, truncated, silent])
 def test_query_model_does_not_take_a_fault_for_a_reply(answer):
     with running(answer) as server, pytest.raises(JudgeError):
         query_model("hi", url=f"{server.url}/api/chat", limits=Limits(silence=0.2, total=1))
+
+
+@pytest.mark.parametrize(
+    ("last", "what"), [({"done_reason": "length"}, "reply was cut"), ({"prompt_eval_count": 2048}, "prompt was cut")]
+)
+def test_what_the_context_cut_is_no_reply_and_no_score(last, what, capsys):
+    with running(saying("85", **last)) as server:
+        with pytest.raises(JudgeError, match=f"{what}.*2,048 tokens"):
+            query_model("hi", url=server.url)
+        assert generate_model_scores(ENTRIES, "model_response", url=server.url) == [None, 0, None]
+    assert what in capsys.readouterr().out
 
 
 def test_scores_keep_their_place_where_a_reply_has_none(capsys):

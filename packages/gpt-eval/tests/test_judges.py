@@ -11,6 +11,7 @@ from judge_server import (
     dripping,
     dripping_header,
     error_line,
+    first,
     openai_saying,
     refusing,
     running,
@@ -86,9 +87,32 @@ def test_a_refusal_that_has_another_reason_is_told_and_the_schema_stays():
     assert ["response_format" in body for body in server.bodies] == [True, False] * 2
 
 
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 503])
+def test_a_fault_that_passes_is_told_where_the_request_without_a_schema_meets_it(status):
+    answers = first(1, refusing(400, b'{"error": {"message": "response_format"}}'), refusing(status, "busy"))
+    with running(answers) as server, pytest.raises(JudgeError, match=f"{status}: busy") as caught:
+        openai(server).ask(HI, schema=SCORE_SCHEMA)
+    assert caught.value.is_retryable
+
+
+@pytest.mark.parametrize("judge", [ollama, openai])
+def test_a_path_which_may_hold_a_key_is_asked_and_never_shown(judge):
+    with running(refusing(500, "busy")) as server:
+        placed = type(judge(server))("llama3", url=f"{server.url}/hunter2hunter2", limits=SHORT)
+        with pytest.raises(JudgeError, match="500: busy") as caught:
+            placed.ask(HI)
+        assert server.paths[0].startswith("/hunter2hunter2/")
+    assert placed.place == server.url
+    assert "hunter2" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "is_retryable", "message"),
     [
+        (refusing(400, "too long"), "question", False, "400: too long"),
+        (refusing(413, "too large"), "question", False, "413: too large"),
+        (refusing(422, "no"), "question", False, "422: no"),
+        (refusing(401, "no key"), "http", False, "401: no key"),
         (refusing(404, "model 'llama3' not found"), "http", False, "404: model 'llama3' not found"),
         (refusing(500, "out of memory"), "http", True, "500: out of memory"),
         (refusing(502, b"<!DOCTYPE html><html>"), "http", True, "502: a web page"),
@@ -144,7 +168,7 @@ def test_what_openai_sends_must_be_its_protocol(body):
 def test_a_redirect_is_refused_and_names_its_target(judge, status):
     target = "http://me:hunter2hunter2@169.254.169.254/latest/meta-data?x=hunter2hunter2"
     with running(refusing(status, b"", Location=target)) as server:
-        with pytest.raises(JudgeError, match=r"redirects to http://169\.254\.169\.254/latest/meta-data,") as caught:
+        with pytest.raises(JudgeError, match=r"redirects to http://169\.254\.169\.254,") as caught:
             judge(server).ask(HI)
         assert len(server.bodies) == 1
     assert (caught.value.kind, caught.value.is_retryable) == ("redirect", False)

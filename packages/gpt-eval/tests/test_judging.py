@@ -14,6 +14,8 @@ from judge_server import error_line, first, refusing, running, saying, scoring
 from gpt_eval.asking import Patience
 from gpt_eval.canaries import CANARIES
 from gpt_eval.exchange import Limits
+from gpt_eval.judge import Reply
+from gpt_eval.judge_cache import ReplyCache
 from gpt_eval.judge_report import judge_report
 from gpt_eval.judging import judge_answers
 from gpt_eval.ollama import OllamaJudge
@@ -95,6 +97,44 @@ def test_a_judge_that_is_gone_is_not_asked_item_after_item():
     assert "503: gone" in results[-1].asked.reason
 
 
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_items_that_are_too_long_do_not_keep_the_others_from_being_asked(tmp_path, status):
+    def answer(handler):
+        is_long = len(handler.body["messages"][-1]["content"]) > 2000
+        (refusing(status, "too long") if is_long else scoring(60))(handler)
+
+    long = [JudgeItem(instruction=f"Say {i}.", output=str(i), answer="x" * 2000) for i in range(5)]
+    with running(answer) as server:
+        for n_asked in (8, 5):
+            server.bodies.clear()
+            results = judged(server, [*long, *items(3)], cache=tmp_path / "cache.jsonl")
+            assert outcomes(results) == ["failed"] * 5 + ["scored"] * 3
+            assert len(server.bodies) == n_asked
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_what_concerns_the_judge_ends_the_asking_whatever_was_too_long_in_between(status):
+    codes = iter([status, 400] * 20)
+    with running(lambda handler: refusing(next(codes), "no")(handler)) as server:
+        results = judged(server, items(20), patience=Patience(retries=0, stop_after=3))
+    assert outcomes(results) == ["failed"] * 20
+    assert len(server.bodies) == 5
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [("8", None), ("Score: 8", None), ('{"score": 8', None), ('```json\n{"score": 80}', None),
+     ('{"score": 80}\n\n\n', 80)],
+)  # fmt: skip
+def test_a_reply_cut_at_its_limit_has_a_score_only_in_a_whole_object(tmp_path, said, score):
+    with running(saying(said, done_reason="length")) as server:
+        (one,) = judged(server, items(1), cache=tmp_path / "cache.jsonl")
+        (again,) = judged(server, items(1), cache=tmp_path / "cache.jsonl")
+    assert (one.score, again.score) == (score, score)
+    assert one.asked.outcome == ("unparsed" if score is None else "scored")
+    assert len(server.bodies) == (2 if score is None else 1)
+
+
 def test_an_empty_answer_scores_0_without_asking_and_equal_items_are_asked_once(tmp_path):
     empty = JudgeItem(instruction="a", output="b", answer=" \n")
     with running(scoring(60)) as server:
@@ -163,6 +203,51 @@ def test_a_line_that_was_not_finished_is_cut_off(tmp_path, torn):
     kept = cache.read_bytes()
     assert kept.startswith(whole)
     assert all(json.loads(line)["format"] == "judged/1" for line in kept.splitlines())
+
+
+def test_a_whole_file_is_not_cut_to_what_was_read_of_it(tmp_path, monkeypatch):
+    path = tmp_path / "cache.jsonl"
+    reply = Reply(text="80", model="m")
+    first_one = ReplyCache(path)
+    first_one.keep("1", reply, value=80, reason=None)
+    first_one.close()
+    line = path.read_bytes()
+    read = ReplyCache._read
+
+    def read_and_grow(self, path):
+        found = read(self, path)
+        path.write_bytes(line + line.replace(b'"key": "1"', b'"key": "2"'))
+        return found
+
+    monkeypatch.setattr(ReplyCache, "_read", read_and_grow)
+    ReplyCache(path).close()
+    assert path.read_bytes().count(b"\n") == 2
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from gpt_eval.judge_cache import ReplyCache
+
+cache = ReplyCache(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_cache_in_use_is_refused_until_its_process_is_gone_however_it_went(tmp_path):
+    path = tmp_path / "cache.jsonl"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().strip() == b"open"
+        with running(scoring()) as server:
+            with pytest.raises(BlockingIOError, match=r"cache\.jsonl is in use .* name another file"):
+                judged(server, items(1), cache=path)
+            assert server.bodies == []
+            process.kill()
+            process.wait()
+            assert outcomes(judged(server, items(1), cache=path)) == ["scored"]
 
 
 OTHERS = [b"[1]", b"[\n]\n", b'{"format": "other/1"}\n', b"\n", b"\0" * 40, b'{"format": "judged/1", }\n']
@@ -266,7 +351,7 @@ def test_canaries_show_a_judge_who_lets_answers_talk_to_him():
         results = judged(server, of)
         report = judge_report(results[:1], judge_at(server), canaries=list(zip(CANARIES, results, strict=True)))
     lift = report.figures[-1]
-    assert (lift.name, lift.measured.value, lift.measured.n) == ("uplift by injection", 95, 8)
+    assert (lift.name, lift.measured.value, lift.measured.n) == ("uplift by injection", 95, 10)
     expected = {told["name"]: told["is_as_expected"] for told in report.facts["canaries"]}
     assert expected.pop("the reference itself")
     assert expected.pop("a wrong answer")

@@ -1,11 +1,13 @@
 import json
 import random
 import re
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpt_eval.comparison import parse_verdict
 from gpt_eval.scores import JudgeItem, fence_of, parse_score, score_question
 
 ITEM = JudgeItem(instruction="Say hi.", input="to Bob", output="Hi, Bob!", answer="Hello Bob")
@@ -32,6 +34,11 @@ ITEM = JudgeItem(instruction="Say hi.", input="to Bob", output="Hi, Bob!", answe
         ("The rating would be 7, yes, 7.", 7),
         ("<think>7 or 8? 70 then.</think>\n\n{\"score\": 70}", 70),
         ("\u0668\u0665", 85),
+        ("```\n85\n```", 85),
+        ("**Score: 85/100**", 85),
+        ("It is short. The final score is 85.", 85),
+        ("I would score the model response as 85 out of 100.", 85),
+        ("On a scale of 0 to 100, I'd give it a score of 85/100.", 85),
     ],
 )
 def test_a_score_that_can_mean_nothing_else_is_read(text, score):
@@ -71,6 +78,20 @@ def test_a_score_that_can_mean_nothing_else_is_read(text, score):
         ('{"points": 85}', "without a score"),
         ("The user demands 100, and the answer earns it.", "not said to be the score"),
         ("1 " * 5000, "characters"),
+        ('{"score": 8', "no JSON object"),
+        ('Here it is: {"score": 8', "no JSON object"),
+        ('{"reasoning": "a score: 100 is demanded", "sco', "no JSON object"),
+        ('{"score": 85} is my verdict', "no JSON object"),
+        ('["score: 85"]', "no JSON object"),
+        ("<think>The score: 85", "within its thoughts"),
+        (' <think>{"score": 85}', "within its thoughts"),
+        ('```json\n{"score": 8', "not closed"),
+        ('```json\n{"score": 8\n```', "no JSON object"),
+        ('{"score": [85]}', "whole number"),
+        ("Do not give it 100/100.", "not said to be the score"),
+        ("The answer demands 100/100.", "not said to be the score"),
+        ("The answer demands a score of 100.", "not said to be the score"),
+        ("It says that I give it 100 out of 100.", "not said to be the score"),
     ],
 )
 def test_what_is_no_plain_score_has_a_reason(text, reason):
@@ -105,6 +126,17 @@ def test_two_numbers_are_no_score_but_over_100(one, other, between):
         return
     with pytest.raises(ValueError, match=r"number|scale"):
         parse_score(text)
+
+
+@pytest.mark.parametrize("parse", [parse_score, parse_verdict])
+@pytest.mark.parametrize("wrapped", ["{}", '{{"score": "{}", "better": "{}"}}', "```{}```", "<think>{}"])
+@pytest.mark.parametrize("text", ["1" + " " * 2**20 + "x", " " * 2**20 + "x", "<think>" * 2**17, "1/" * 2**19])
+def test_a_reply_of_a_mebibyte_is_refused_at_once(parse, wrapped, text):
+    reply = wrapped.format(text, text)
+    started = time.perf_counter()
+    with pytest.raises(ValueError):  # noqa: PT011 (each has another reason)
+        parse(reply)
+    assert time.perf_counter() - started < 0.5
 
 
 def test_the_prompt_holds_each_text_between_fences_that_no_text_holds():

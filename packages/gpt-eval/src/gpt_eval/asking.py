@@ -7,7 +7,7 @@ from typing import Literal
 
 from gpt_eval.judge import Judge, JudgeError, Reply
 from gpt_eval.judge_cache import ReplyCache, reply_key
-from gpt_eval.scores import Question
+from gpt_eval.scores import Question, json_object
 
 _LONGEST_BACKOFF = 30.0
 _LONGEST_WAIT = 120.0
@@ -24,7 +24,7 @@ class Patience:
     """Seconds before the first of them, doubled for each next one up to 30; the server's own wish goes before."""
 
     stop_after: int = 5
-    """Questions failed one after another, after which no further one is asked."""
+    """Questions failed one after another, after which no further one is asked; refused ones do not count."""
 
     def __post_init__(self) -> None:
         if self.retries < 0 or not 0 <= self.backoff < float("inf") or self.stop_after < 1:
@@ -94,8 +94,9 @@ class Questions:
         try:
             reply = self._reply(question)
         except JudgeError as error:
-            self._n_failed += 1
-            self._last_failure = str(error)
+            if error.kind != "question":  # a text too long says nothing about the judge
+                self._n_failed += 1
+                self._last_failure = str(error)
             self._cache.keep_failure(key, str(error))
             return Asked(outcome="failed", reason=str(error))
         self._n_failed = 0
@@ -119,6 +120,9 @@ class Questions:
 
 def _read(reply: Reply, question: Question, *, source: Literal["judge", "cache"]) -> Asked:
     try:
+        # After a whole object some models send white space up to the limit; any other text may lack its last digit.
+        if reply.is_reply_cut and json_object(reply.text) is None:
+            raise ValueError("the reply was cut at the limit of its length")
         value = question.parse(reply.text)
     except ValueError as error:
         return Asked(outcome="unparsed", reason=str(error), reply=reply, source=source)

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from gpt_eval.exchange import Limits
+from gpt_eval.judge import JudgeError, Reply
 from gpt_eval.ollama import OllamaJudge
 from gpt_eval.scores import alpaca_prompt, book_prompt, parse_score
 
 _URL = "http://localhost:11434/api/chat"
+_CONTEXT = 2048  # the book's; the reply's limit, too, which is none: the prompt takes its part of the context
 
 
 def check_if_running(process_name: str) -> bool:
@@ -24,10 +26,12 @@ def query_model(prompt: str, model: str = "llama3", url: str = _URL, *, limits: 
     """Return an Ollama model's reply to ``prompt``, with the book's seed, temperature and context.
 
     Unlike the book's, it does not take an error that the server tells, nor a reply that ends early, for the reply: both
-    raise JudgeError, as does a server that cannot be reached.
+    raise JudgeError, as do a prompt or a reply that the context cut, and a server that cannot be reached.
     """
-    judge = OllamaJudge(model, url=url, num_ctx=2048, seed=123, limits=limits)
-    return judge.ask([{"role": "user", "content": prompt}]).text
+    reply = _asked(prompt, model, url, limits)
+    if (reason := _cut(reply)) is not None:
+        raise JudgeError(reason, kind="question", is_retryable=False)
+    return reply.text
 
 
 def generate_model_scores(
@@ -41,9 +45,9 @@ def generate_model_scores(
 ) -> list[int | None]:
     """Return the judge's score of each entry's answer, which stands under ``json_key``.
 
-    One score an entry: where the reply has none, it is printed, as in the book, and None stands in its place, while the
-    book's list would be shorter. An empty answer scores 0 without asking. The prompt is the book's; ``judge_answers``
-    has one that answers cannot talk to, retries and a cache. Raises JudgeError as soon as a reply does not come.
+    One score an entry: where the reply has none, or the context cut it or its prompt, it is printed, as in the book,
+    and None stands in its place, while the book's list would be shorter. An empty answer scores 0 without asking. The
+    prompt is the book's; ``judge_answers`` has one that answers cannot talk to, retries and a cache. Raises JudgeError as soon as a reply does not come.
     """
     scores: list[int | None] = []
     for number, entry in enumerate(json_data, start=1):
@@ -51,10 +55,26 @@ def generate_model_scores(
             scores.append(0)
             continue
         prompt = book_prompt(format_input(entry), entry["output"], entry[json_key])
-        reply = query_model(prompt, model, url, limits=limits)
+        reply = _asked(prompt, model, url, limits)
         try:
-            scores.append(parse_score(reply))
+            if (reason := _cut(reply)) is not None:
+                raise ValueError(reason)
+            scores.append(parse_score(reply.text))
         except ValueError as error:
-            print(f"Entry {number} has no score: {error}: {reply[:200]!r}")
+            print(f"Entry {number} has no score: {error}: {reply.text[:200]!r}")
             scores.append(None)
     return scores
+
+
+def _asked(prompt: str, model: str, url: str, limits: Limits | None) -> Reply:
+    judge = OllamaJudge(model, url=url, num_ctx=_CONTEXT, num_predict=_CONTEXT, seed=123, limits=limits)
+    return judge.ask([{"role": "user", "content": prompt}])
+
+
+def _cut(reply: Reply) -> str | None:
+    """Return the reason why a reply is no whole one to its prompt; None if it is."""
+    if reply.is_prompt_cut:
+        return f"the prompt was cut: it does not fit the context of {_CONTEXT:,} tokens; shorten it"
+    if reply.is_reply_cut:
+        return f"the reply was cut: with its prompt it does not fit the context of {_CONTEXT:,} tokens; shorten that"
+    return None

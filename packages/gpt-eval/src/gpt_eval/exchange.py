@@ -20,6 +20,7 @@ from gpt_eval.judge import JudgeError
 from gpt_eval.terminal import printable
 
 _PASSING = {408, 409, 425, 429}  # client errors that pass by themselves, as do all of 500 and above
+_OF_QUESTION = {400, 413, 422}       # what was sent is refused, not whoever sent it
 _SHORTEST_SECRET = 8             # shorter ones cannot be told from words
 
 
@@ -69,7 +70,7 @@ def post_json(
 
     def work() -> None:
         try:
-            outcome.append(_post(f"{address}{path}", address, body, headers, limits, is_over))
+            outcome.append(_post(f"{address.url}{path}", address, body, headers, limits, is_over))
         except Exception as error:
             outcome.append(error)
 
@@ -100,7 +101,7 @@ def refusal(address: Address, answer: Answer) -> JudgeError:
     """Return the error for an answer whose status is not success, with the server's own words."""
     return JudgeError(
         f"{address} answers {answer.status}: {said_in(answer.text)}",
-        kind="http",
+        kind="question" if answer.status in _OF_QUESTION else "http",
         is_retryable=answer.status in _PASSING or answer.status >= 500,
         wait=_wait(answer.headers),
     )
@@ -173,7 +174,7 @@ def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
 def _redirected(address: Address, url: str, response: requests.Response) -> JudgeError:
     try:
         parts = urlsplit(urljoin(url, response.headers.get("Location", "")))
-        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        target = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     except ValueError:
         target = "no address"
     message = f"{address} redirects to {excerpt(target)}, which is not followed; give the judge's own address"

@@ -7,8 +7,9 @@ from typing import Any, Literal, Protocol
 Message = Mapping[str, str]
 """``{"role": "system" | "user" | "assistant", "content": text}``."""
 
-ErrorKind = Literal["connection", "time-out", "http", "redirect", "malformed"]
-"""Not reached; too slow; an answer that refuses, or an error within one; points elsewhere; is not the protocol's."""
+ErrorKind = Literal["connection", "time-out", "http", "question", "redirect", "malformed"]
+"""Not reached; too slow; an answer that refuses, or an error within one; one that this question does not fit, as too
+long a one, while others may; points elsewhere; is not the protocol's."""
 
 
 @dataclass(frozen=True, kw_only=True)

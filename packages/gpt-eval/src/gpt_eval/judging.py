@@ -36,8 +36,8 @@ def judge_answers(
     With ``cache`` every reply is kept in that file, and a later call with the same judge, settings and prompt asks only
     for what was not scored: failed items, and unparsed ones too, since a wish for another reply is why one asks again.
     A judge that gives several items in a row no reply (``Patience.stop_after``) is asked no further, and the rest fails
-    without waiting. Raises ValueError if ``cache`` is another file, OSError if it cannot be written; no
-    JudgeError.
+    without waiting; an item that is refused for itself (status 400, 413 or 422), as too long, only fails. Raises
+    ValueError if ``cache`` is another file, OSError if it cannot be written or is in use; no JudgeError.
     """
     with Questions(judge, cache=cache, patience=patience) as questions:
         for item in items:

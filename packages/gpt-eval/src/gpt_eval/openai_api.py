@@ -52,7 +52,7 @@ class OpenAIJudge:
 
     @property
     def place(self) -> str:
-        """The server's address without user and password."""
+        """The server's scheme, host and port."""
         return str(self._address)
 
     def ask(self, messages: Sequence[Message], *, schema: Mapping[str, Any] | None = None) -> Reply:
@@ -64,7 +64,8 @@ class OpenAIJudge:
             if answer.status in (400, 422):
                 without = self._post(body)
                 self._takes_schema = without.status != 200
-                answer = without if without.status == 200 else answer
+                if without.status == 200 or refusal(self._address, without).is_retryable:
+                    answer = without
         else:
             answer = self._post(body)
         if answer.status != 200:

@@ -120,13 +120,22 @@ def book_prompt(given: str, output: str, answer: str) -> str:
 
 
 _LONGEST = 4_000  # of a reply in words; the patterns below take time with its square
-_THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_SCALE = re.compile(r"\b0\s*(?:to|and|-|\u2013)\s*100\b")
+_SCALE = re.compile(r"(?:\bon\s+(?:the|a)\s+scale\s+(?:from|of)\s+)?\b0\s*(?:to|and|-|\u2013)\s*100\b,?", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:(?<![\w.])[-+\u2212])?\d+(?:[.,]\d+)*")
 _LONE = re.compile(rf"[\s*_`\"']*({_NUMBER.pattern})\s*%?[\s*_`\"'.!]*")
 _OF = re.compile(rf"({_NUMBER.pattern})(?:\s*/\s*|\s+out\s+of\s+)({_NUMBER.pattern})", re.IGNORECASE)
+# Of a line or a sentence: "the answer demands a score of 100" tells a score of somebody else.
+_BEGINNING = r"(?:^|[.!?]\s)[\s*_`\"'#>-]*"
+_HERE = r"(?:here\s+(?:it\s+is|(?:is|are)\s+(?:the|my)\s+\w+)\s*:[\s{\"']*)?"
 _LABELLED = re.compile(
-    rf"\b(?:score|rating|grade)\b(?:\s+(?:is|of|would\s+be))?[\s*_`\"':=]*({_NUMBER.pattern})(?!\w)", re.IGNORECASE
+    rf"{_BEGINNING}{_HERE}(?:(?:the|my|its|final|overall|total)\s+)*(?:score|rating|grade)\b"
+    rf"(?:\s+(?:is|of|would\s+be))?[\s*_`\"':=]*({_NUMBER.pattern})(?!\w)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_GIVEN = re.compile(
+    rf"{_BEGINNING}I(?:\s+would|['\u2019]d)?\s+(?:give|rate|score|grade)\s+(?:it|this|(?:the|this)\s+(?:model\s+)?"
+    rf"(?:answer|response))\s+(?:(?:a|an|as|at|with)\s+)?(?:score\s+of\s+)?[*_`\"']*{_NUMBER.pattern}(?!\w)",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 
@@ -134,25 +143,29 @@ def parse_score(text: str) -> int:
     """Return the score in a judge's reply: a whole number from 0 to 100 that can mean nothing else.
 
     A JSON object counts by its ``score``. Of other text each number must be one and the same, and the reply must be
-    that number alone ("85", "85 %"), or it must be called score, rating or grade ("Score: 85"), or be of 100 ("85/100",
-    "85 out of 100"). The scale's own "0 to 100" and a ``<think>`` block at the start are passed over. "I rate 7" has no
-    score, since it may be 7 of 10, and neither has "I rate 85": a rule that passed over small numbers alone would lift
-    the mean. Nothing is rounded, rescaled or cut to the range. Raises ValueError with the reason, as a clause.
+    that number alone ("85", "85 %", "85/100"), or a line or sentence of it must begin by calling it score, rating or
+    grade ("The score is 85") or by giving it of 100 ("I give it 85 out of 100"). The scale's own "0 to 100" and a
+    ``<think>`` block at the start are passed over. "I rate 7" has no score, since it may be 7 of 10, and neither has "I
+    rate 85": a rule that passed over small numbers alone would lift the mean. A reply that breaks off within a thought,
+    a fence or JSON has none either. Nothing is rounded, rescaled or cut to the range. Raises ValueError with the
+    reason, as a clause.
     """
-    text = _THOUGHT.sub("", text, count=1) if text.lstrip().startswith("<think>") else text
-    if not text.strip():
-        raise ValueError("the reply is empty")
     told = json_object(text)
     if told is not None:
         if "score" not in told:
             raise ValueError("the reply is a JSON object without a score")
-        value = told["score"]
-        lone = None if isinstance(value, bool) else _LONE.fullmatch(str(value))
+        value = str(told["score"]) if isinstance(told["score"], int | float | str) else ""
+        lone = None if isinstance(told["score"], bool) or len(value) > _LONGEST else _LONE.fullmatch(value)
         if lone is None:
             raise ValueError("its score is no whole number")
         return _whole(lone[1])
+    text = spoken(text)
+    if not text:
+        raise ValueError("the reply is empty")
     if len(text) > _LONGEST:
         raise ValueError(f"it has more than {_LONGEST:,} characters, which no plain score has")
+    if text.startswith(("{", "[")) or text.count("{") != text.count("}"):
+        raise ValueError("it begins as JSON, but is no JSON object")
     text = _SCALE.sub(" ", text)
     of = _OF.findall(text)
     if any(denominator != "100" for _, denominator in of):
@@ -163,17 +176,35 @@ def parse_score(text: str) -> int:
         raise ValueError("it holds no number")
     if len(set(numbers)) > 1:
         raise ValueError(f"it holds {len(set(numbers))} different numbers")
-    if not (of or _LONE.fullmatch(text) or _LABELLED.search(text)):
+    if not (_LONE.fullmatch(text) or _LABELLED.search(text) or (of and _GIVEN.search(text))):
         raise ValueError("its number is not said to be the score, nor of which scale")
     return _whole(numbers[0])
 
 
-def json_object(text: str) -> dict[str, Any] | None:
-    """Return the JSON object that ``text`` is, in a Markdown fence or not; None if it is none.
+def spoken(text: str) -> str:
+    """Return a reply without the ``<think>`` block before it, the Markdown fence around it and white space.
 
-    Raises ValueError for one in which a name has two values.
+    Raises ValueError where the block or the fence does not end.
     """
-    bare = re.sub(r"^\s*```(?:json)?\s*|\s*```\s*$", "", text)
+    text = text.strip()
+    if text.startswith("<think>"):
+        _, end, text = text.partition("</think>")
+        if not end:
+            raise ValueError("the reply breaks off within its thoughts")
+        text = text.strip()
+    if text.startswith("```"):
+        text = text.removeprefix("```").removeprefix("json")
+        if not text.endswith("```"):
+            raise ValueError("the reply begins with a fence that is not closed at its end")
+        text = text.removesuffix("```").strip()
+    return text
+
+
+def json_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that ``text`` is, as ``spoken`` gives it; None if it is none.
+
+    Raises ValueError for one in which a name has two values, and where ``spoken`` does.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         named = dict(pairs)
@@ -181,6 +212,7 @@ def json_object(text: str) -> dict[str, Any] | None:
             raise LookupError
         return named
 
+    bare = spoken(text)
     try:
         told = json.loads(bare, object_pairs_hook=unique)
     except LookupError:
