@@ -28,6 +28,28 @@ def test_what_needs_a_model_is_there_with_its_extra(name):
     assert getattr(gpt_eval, name).__name__ == name
 
 
+@pytest.mark.parametrize(
+    ("name", "missing", "extra"),
+    [("perplexity", "torch", "model"), ("GPTLM", "torch", "lm-eval"), ("GPTLM", "lm_eval", "lm-eval")],
+)
+def test_a_missing_extra_says_how_to_install_it(name, missing, extra):
+    code = f"import sys; sys.modules[{missing!r}] = None; from gpt_eval import {name}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert found.stderr.splitlines()[-1].startswith(f"ImportError: {name} needs ")
+    assert found.stderr.endswith(f"install 'gpt-eval[{extra}]'\n")
+
+
+@pytest.mark.parametrize("missing", ["torch", "gpt_core", "lm_eval"])
+def test_the_harness_without_its_extra_is_one_sentence(missing):
+    run = ["harness", "nowhere", "--tasks", "x"]
+    code = f"import sys; sys.modules[{missing!r}] = None; from gpt_eval.cli import main; sys.exit(main({run!r}))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    assert found.returncode == 1
+    assert found.stderr == "gpt-eval: the evaluation harness needs lm-eval: install 'gpt-eval[lm-eval]'\n"
+
+
 def test_every_name_in_the_readmes_table_is_promised():
     rows = [line.split("|")[1] for line in README.splitlines() if line.startswith("| `")]
     names = [part for row in rows for part in row.split("`")[1::2]]

@@ -105,4 +105,9 @@ _WITH_A_MODEL = {
 def __getattr__(name: str) -> Any:
     if name not in _WITH_A_MODEL:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_WITH_A_MODEL[name]), name)
+    module = _WITH_A_MODEL[name]
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        extra = "lm-eval" if module == "gpt_eval.harness" else "model"
+        raise ImportError(f"{name} needs what an extra brings: install 'gpt-eval[{extra}]'") from error

@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-import torch
-from torch import nn
+try:
+    import torch
+    from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
+    from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
+    from torch import nn
+    from tqdm import tqdm  # type: ignore[import-untyped]
 
-from gpt_core import Engine, load_checkpoint
+    from gpt_core import Engine, load_checkpoint
+except ImportError as error:
+    raise ImportError("the evaluation harness needs lm-eval: install 'gpt-eval[lm-eval]'") from error
+
 from gpt_eval.figures import JSON
 from gpt_eval.generation_settings import generation_settings
 from gpt_eval.provenance import checkpoint_facts
 from gpt_eval.rendered import RenderedTexts
 from gpt_eval.token_scores import TokenScores, Window, check_predicts_tokens, score_windows, sliding_windows
 from gpt_eval.tokenizer_file import TokenizerFile
-
-try:
-    from lm_eval.api.model import TemplateLM  # type: ignore[import-untyped]
-    from lm_eval.api.registry import register_model  # type: ignore[import-untyped]
-    from tqdm import tqdm  # type: ignore[import-untyped]
-except ImportError as error:
-    raise ImportError("the evaluation harness needs lm-eval: install 'gpt-eval[lm-eval]'") from error
 
 Render = Callable[[list[dict[str, str]]], list[int]]
 """A conversation's messages as the ids of a prompt, which ends where the assistant's answer begins."""
