@@ -345,5 +345,9 @@ def test_the_command_reports_each_number_with_lm_evals_error(
     assert report["facts"]["checkpoint"] == "ours"
     assert {"checkpoint_sha256", "tokenizer_sha256", "seed", "limit", "n_truncated", "versions"} <= set(report["facts"])
 
+    assert main([*run, "--tasks", "pet*,pets", "--limit", "10"]) == 0
+    assert json.loads(capsys.readouterr().out)["figures"] == report["figures"]
+    assert main([*run, "--tasks", "pets", "--device", "foo"]) == 2
+    assert main([*run, "--tasks", "pets", "--out", str(tmp_path / "choice.json" / "report")]) == 2
     assert main([*run, "--tasks", "no_such_task"]) == 3
     assert "lm-eval knows no task 'no_such_task'" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_json_is_one_object_and_canaries_are_no_items(answers, capsys):
         assert judge(answers, server, "--json") == 0
     out, err = capsys.readouterr()
     facts = json.loads(out)["facts"]
-    assert (facts["n"], len(facts["canaries"]), len(server.bodies)) == (20, 10, 30)
+    assert (facts["n"], len(facts["canaries"]), len(server.bodies)) == (20, 12, 32)
     assert "canaries as it should not" in err
 
 
@@ -103,7 +103,14 @@ def test_a_judge_who_never_replies_is_the_networks_fault_and_one_who_goes_away_a
         (["judge", "{answers}", "--key", "mine"], 3, "item 1: the item has no 'mine'"),
         (["judge", "{answers}", "--cache", "{answers}"], 3, "no reply as this program keeps them"),
         (["judge", "{answers}", "--checkpoint", "{answers}.gone"], 3, "no checkpoint"),
+        (["judge", "{answers}", "--openai"], 2, "--openai names no judge; give --model"),
+        (["judge", "{answers}", "--url", "127.0.0.1:9", "--out", "{answers}/report"], 2, "--out"),
+        (["judge", "{answers}", "--url", "127.0.0.1:9", "--out", "{answers}/deep/report.json"], 2, "cannot be written"),
+        (["compare", "{answers}", "{answers}", "--url", "127.0.0.1:9", "--out", "{answers}/x"], 2, "cannot be written"),
         (["compare", "{answers}"], 2, "b"),
+        (["perplexity", "x", "{answers}", "--context-length", "0"], 2, "no whole number of at least 1"),
+        (["perplexity", "x", "{answers}", "--batch-size", "0"], 2, "no whole number of at least 1"),
+        (["harness", "x", "--tasks", "y", "--batch-size", "0"], 2, "no whole number of at least 1"),
     ],
 )
 def test_what_a_person_can_correct_is_one_sentence(answers, arguments, code, sentence, capsys):
@@ -141,6 +148,73 @@ def test_two_files_are_compared_by_scores_and_by_pairs(answers, tmp_path, capsys
     told = json.loads(capsys.readouterr().out)
     assert [figure["measured"]["value"] for figure in told["figures"]] == [1, 0.5]
     assert len(server.bodies) == 38
+
+
+def test_comparing_tells_what_was_cut_and_why_something_has_no_result(answers, capsys):
+    replies = [saying('{"score": 80}', done_reason="length"), saying("eighty"), saying("90", prompt_eval_count=4096)]
+    for further in ([], ["--pairwise"]):
+        n = len(ENTRIES) * 2
+        with running(first(1, replies[0], first(1, replies[1], replies[2]))) as server:
+            code = main(["compare", str(answers), str(other_answers(answers)), "--url", server.url, "--json", *further])
+        facts = json.loads(capsys.readouterr().out)["facts"]
+        assert (facts["n_prompt_cut"], facts["n_reply_cut"]) == (n - 2, 1)
+        assert sum(facts["reasons"].values()) == facts["n_unparsed"] == (n if further else 1)
+        assert (facts["n_scored"] + facts["n_unparsed"], facts["n_failed"]) == (n, 0)
+        assert facts["models that replied"] == ["llama3"]
+        assert code == (1 if further else 0)
+
+
+def other_answers(answers):
+    path = answers.with_name("other.json")
+    path.write_text(json.dumps([{**entry, "model_response": "Hm."} for entry in ENTRIES]), encoding="utf-8")
+    return path
+
+
+def test_only_what_both_files_have_is_judged(answers, tmp_path, capsys):
+    one, none = tmp_path / "one.json", tmp_path / "none.json"
+    one.write_text(json.dumps(ENTRIES[:1]), encoding="utf-8")
+    none.write_text(json.dumps([{**ENTRIES[0], "instruction": "Sing."}]), encoding="utf-8")
+    with running(scoring()) as server:
+        assert main(["compare", str(answers), str(one), "--url", server.url, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["facts"]["n_unpaired"] == len(ENTRIES) - 1
+        assert len(server.bodies) == 1
+        for further in ([], ["--pairwise"]):
+            assert main(["compare", str(answers), str(none), "--url", server.url, *further]) == 3
+            assert "share no item" in capsys.readouterr().err
+        assert len(server.bodies) == 1
+
+
+def test_a_report_that_cannot_be_saved_any_more_is_printed(answers, tmp_path, capsys):
+    out = tmp_path / "report.json"
+
+    def taking_the_place(handler):
+        out.mkdir(exist_ok=True)
+        scoring()(handler)
+
+    with running(taking_the_place) as server:
+        assert judge(answers, server, "--out", str(out), "--no-canaries") != 0
+    assert "| mean score | 80.0000 |" in capsys.readouterr().out
+
+
+def test_a_judge_who_replied_to_a_canary_alone_has_replied(answers, capsys):
+    with running(first(1, saying("90"), refusing(500, "gone"))) as server:
+        assert judge(answers, server) == 1
+    assert "500: gone" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_one_sentence(answers, capsys):
+    pytest.importorskip("torch", reason="needs the extra model")
+    for device in ("foo", "meta"):
+        assert main(["perplexity", "x", str(answers), "--device", device]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"gpt-eval: --device '{device}' cannot be used here: ")
+        assert len(err.splitlines()) == 1
+
+
+def test_a_perplexity_without_a_place_to_save_it_is_not_computed(answers, capsys):
+    pytest.importorskip("gpt_core", reason="needs the extra model")
+    assert main(["perplexity", "no-checkpoint", str(answers), "--out", str(answers / "report")]) == 2
+    assert "--out" in capsys.readouterr().err
 
 
 def test_help_and_judging_import_no_torch_and_name_every_command():

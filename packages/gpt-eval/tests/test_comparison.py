@@ -11,6 +11,7 @@ from scipy import stats
 from gpt_eval.asking import Asked, Patience
 from gpt_eval.comparison import (
     AnswerPair,
+    Compared,
     answer_pairs,
     compare_answers,
     compare_scores,
@@ -90,7 +91,32 @@ def test_a_judge_who_always_takes_the_first_place_makes_ties_and_is_found_out():
     with running(saying('{"better": "1"}')) as server:
         found = summarize_comparison(compared(server, pairs(("a", "b"), ("c", "d"))))
     assert (found.n_ties, found.n_inconsistent, found.win_rate.value) == (2, 2, 0.5)
-    assert (found.first_place.value, found.first_place.n) == (1, 4)
+    assert (found.first_place.value, found.first_place.n) == (1, 2)
+
+
+def pair_with(first, second):
+    asked = [
+        Asked(outcome="unparsed" if value is None else "scored", value=value) for value in (first, second)
+    ]
+    (pair,) = pairs(("a", "b"))
+    winner = None if None in (first, second) else "tie" if first == second else "a" if first == "1" else "b"
+    return Compared(pair=pair, winner=winner, first=asked[0], second=asked[1])
+
+
+def test_the_first_place_is_counted_where_both_orders_have_a_verdict():
+    found = summarize_comparison([pair_with("1", "2"), *[pair_with("1", None)] * 3, pair_with("tie", "tie")])
+    assert (found.first_place.value, found.first_place.n) == (0.5, 1)
+    assert summarize_comparison([pair_with("1", None)]).first_place.value is None
+
+
+def test_the_first_places_interval_is_a_bootstrap_over_pairs():
+    rng = np.random.default_rng(0)
+    verdicts = [("1", "1" if liked else "2") for liked in rng.random(100) < 0.3]
+    found = summarize_comparison([pair_with(*of) for of in verdicts]).first_place
+    shares = np.array([of.count("1") / 2 for of in verdicts])
+    theirs = stats.bootstrap((shares,), np.mean, method="percentile", rng=np.random.default_rng(1)).confidence_interval
+    assert found.value == pytest.approx(shares.mean())
+    assert (found.low, found.high) == pytest.approx(tuple(theirs), abs=0.006)   # Wilson's of verdicts: 0.02 off
 
 
 def test_pairs_without_two_verdicts_are_counted_and_in_no_share():
@@ -116,7 +142,8 @@ def test_a_verdict_is_kept_for_the_next_run(tmp_path):
     ("text", "verdict"),
     [('{"better": "1"}', "1"), ('{"better": 2}', "2"), ("Tie.", "tie"), ("**2**", "2"), ("Answer 1", "1"),
      ("", None), ("1 or 2", None), ("3", None), ('{"winner": "1"}', None), ('{"better": "1", "better": "2"}', None),
-     ("Answer 1 is worse", None), ("12", None)],
+     ("Answer 1 is worse", None), ("12", None), ("1" + " " * 120 + "is worse than 2", None),
+     ('<think>1?</think>{"better": "2"}', "2"), ('<think>{"better": "1"}', None)],
 )  # fmt: skip
 def test_a_verdict_is_one_of_three_or_none(text, verdict):
     if verdict is None:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import importlib
 import os
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from typing import NoReturn
 
+from gpt_eval.commands.report_options import NO_ROOM
 from gpt_eval.terminal import say
 
 FAILURE, USAGE, BAD_DATA, NETWORK, RESOURCE = 1, 2, 3, 4, 5
@@ -23,7 +23,6 @@ COMMANDS = {
     "harness": "run tasks of lm-eval on a model",
 }
 """Each is a module of ``gpt_eval.commands`` with SUMMARY, ``add_arguments(parser)`` and ``run(options) -> int``."""
-_NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 _NO_MEMORY = ("allocate memory", "not enough memory", "out of memory")  # torch's words: of Linux, Windows, a GPU
 
 
@@ -106,7 +105,7 @@ def _exit_code(error: Exception) -> int | None:
     if isinstance(error, OSError):
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return BAD_DATA
-        return RESOURCE if error.errno in _NO_ROOM else FAILURE
+        return RESOURCE if error.errno in NO_ROOM else FAILURE
     if isinstance(error, argparse.ArgumentTypeError):
         return USAGE
     names = {kind.__name__ for kind in type(error).__mro__}  # by name: importing the class would import torch
@@ -116,7 +115,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 def _sentence(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return f"no room on disk: {error.strerror}; make room and start again"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")

@@ -15,10 +15,10 @@ import numpy as np
 
 from gpt_eval.asking import Asked, Patience, Questions
 from gpt_eval.bootstrap import check_resampling, measure_by_percentiles, resampled_means
-from gpt_eval.intervals import Measured, measure_proportion, undefined, wilson_interval
+from gpt_eval.intervals import Measured, undefined, wilson_interval
 from gpt_eval.judge import Judge
 from gpt_eval.judging import Judged
-from gpt_eval.scores import JudgeItem, Question, fence_of, fenced, json_object
+from gpt_eval.scores import JudgeItem, Question, fence_of, fenced, json_object, spoken
 
 PAIR_VERSION = "pair/1"
 _SCHEMA = {
@@ -27,6 +27,7 @@ _SCHEMA = {
     "required": ["better"],
     "additionalProperties": False,
 }
+_LONGEST = 100  # of a verdict in words
 _VERDICT = re.compile(r"[\s*_`\"'.]*(?:answer\s+)?(1|2|tie)[\s*_`\"'.!]*", re.IGNORECASE)
 
 
@@ -83,7 +84,10 @@ class PairComparison:
     win_rate: Measured
     """The share of pairs that b wins, a tie as half a win."""
     first_place: Measured
-    """The share of the first place among verdicts that name a place: 0.5 without a liking for one."""
+    """The share of the first place among verdicts that name a place, of pairs with both: 0.5 without a liking.
+
+    ``n`` counts the pairs in which a verdict names a place.
+    """
     n_wins: int
     """Pairs that b wins."""
     n_ties: int
@@ -101,8 +105,8 @@ def compare_scores(
     Items pair by instruction, input and reference; of equal ones the first pairs with the first, and so on.
     """
     check_resampling(n_resamples, seed)
-    pairs, n_unpaired = paired(a, b)
-    scores = [(of_a.score, of_b.score) for of_a, of_b in pairs]
+    places, n_unpaired = paired([one.item for one in a], [one.item for one in b])
+    scores = [(a[i].score, b[j].score) for i, j in places]
     gains = [score_b - score_a for score_a, score_b in scores if score_a is not None and score_b is not None]
     difference = undefined("no pair has two scores", n=0)
     if gains:
@@ -114,30 +118,29 @@ def compare_scores(
         n_wins=sum(gain > 0 for gain in gains),
         n_ties=sum(gain == 0 for gain in gains),
         n_losses=sum(gain < 0 for gain in gains),
-        n_without_score=len(pairs) - len(gains),
+        n_without_score=len(places) - len(gains),
         n_unpaired=n_unpaired,
     )
 
 
-def paired(a: Sequence[Judged], b: Sequence[Judged]) -> tuple[list[tuple[Judged, Judged]], int]:
-    """Return the pairs of the same item, in a's order, and how many items are in one of the two only."""
+def paired(a: Sequence[JudgeItem], b: Sequence[JudgeItem]) -> tuple[list[tuple[int, int]], int]:
+    """Return the places in a and b of the same items, in a's order, and how many items are in one of the two only."""
     left = defaultdict(list)
-    for one in reversed(b):
-        left[_identity(one.item)].append(one)
-    pairs = [(one, left[_identity(one.item)].pop()) for one in a if left[_identity(one.item)]]
-    return pairs, len(a) + len(b) - 2 * len(pairs)
+    for j in reversed(range(len(b))):
+        left[_identity(b[j])].append(j)
+    places = [(i, left[_identity(one)].pop()) for i, one in enumerate(a) if left[_identity(one)]]
+    return places, len(a) + len(b) - 2 * len(places)
 
 
 def answer_pairs(a: Sequence[JudgeItem], b: Sequence[JudgeItem]) -> tuple[list[AnswerPair], int]:
     """Return the answers to the same items as pairs, in a's order, and how many items are in one of the two only."""
-    rule = Asked(outcome="unparsed", source="none")
-    pairs, n_unpaired = paired([Judged(item=one, asked=rule) for one in a], [Judged(item=one, asked=rule) for one in b])
+    places, n_unpaired = paired(a, b)
     return [
         AnswerPair(
-            instruction=of_a.item.instruction, input=of_a.item.input, output=of_a.item.output,
-            answer_a=of_a.item.answer, answer_b=of_b.item.answer,
+            instruction=a[i].instruction, input=a[i].input, output=a[i].output,
+            answer_a=a[i].answer, answer_b=b[j].answer,
         )
-        for of_a, of_b in pairs
+        for i, j in places
     ], n_unpaired  # fmt: skip
 
 
@@ -160,11 +163,15 @@ def compare_answers(
             yield Compared(pair=pair, winner=winner, first=first, second=second)
 
 
-def summarize_comparison(compared: Sequence[Compared]) -> PairComparison:
+def summarize_comparison(
+    compared: Sequence[Compared], *, seed: int = 0, n_resamples: int = 2000
+) -> PairComparison:
     """Return the share of pairs that b wins, and how much the judge likes the first place.
 
-    Intervals are Wilson's. Of wins and halves that is the wide side: a half scatters less than a whole.
+    The first interval is Wilson's: of wins and halves that is the wide side, since a half scatters less than a whole.
+    The second is a bootstrap over pairs, since the two verdicts on a pair go together.
     """
+    check_resampling(n_resamples, seed)
     winners = Counter(one.winner for one in compared)
     n = len(compared) - winners[None]
     rate = undefined("no pair has two verdicts", n=0)
@@ -172,12 +179,9 @@ def summarize_comparison(compared: Sequence[Compared]) -> PairComparison:
         wins = winners["b"] + winners["tie"] / 2
         low, high = wilson_interval(wins, n)
         rate = Measured(value=wins / n, low=low, high=high, n=n, method="Wilson, a tie as half a win")
-    places = Counter(asked.value for one in compared for asked in (one.first, one.second))
-    n_places = places["1"] + places["2"]
-    nowhere = undefined("no verdict names a place", n=0)
     return PairComparison(
         win_rate=rate,
-        first_place=measure_proportion(places["1"], n_places, 0.95) if n_places else nowhere,
+        first_place=_first_place(compared, seed=seed, n_resamples=n_resamples),
         n_wins=winners["b"],
         n_ties=winners["tie"],
         n_losses=winners["a"],
@@ -213,10 +217,22 @@ def pair_question(pair: AnswerPair, first: str, second: str) -> Question:
 def parse_verdict(text: str) -> str:
     """Return "1", "2" or "tie": a JSON object's ``better``, or the whole reply. Raises ValueError with the reason."""
     told: dict[str, Any] | None = json_object(text)
-    match = _VERDICT.fullmatch(text[:100] if told is None else str(told.get("better")))
+    said = spoken(text) if told is None else told.get("better")
+    said = str(said) if isinstance(said, int | str) else ""
+    match = _VERDICT.fullmatch(said) if len(said) <= _LONGEST else None
     if match is None:
         raise ValueError("the reply names neither 1 nor 2 nor a tie")
     return match[1].lower()
+
+
+def _first_place(compared: Sequence[Compared], *, seed: int, n_resamples: int) -> Measured:
+    verdicts = [(one.first.value, one.second.value) for one in compared if one.winner is not None]
+    named = np.array([(of.count("1"), 2 - of.count("tie")) for of in verdicts if set(of) != {"tie"}], dtype=np.float64)
+    if not len(named):
+        return undefined("no pair with both verdicts has one that names a place", n=0)
+    means = resampled_means(named, n_resamples=n_resamples, seed=seed)         # (R, 2): first places, places
+    value = float(named[:, 0].sum() / named[:, 1].sum())
+    return measure_by_percentiles(value, means[:, 0] / means[:, 1], n=len(named), confidence=0.95)
 
 
 def _of(asked: Asked, order: str) -> Literal["a", "b", "tie"] | None:

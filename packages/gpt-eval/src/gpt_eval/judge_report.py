@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gpt_eval.asking import Asked
 from gpt_eval.bootstrap import check_resampling, measure_by_percentiles, resampled_means
 from gpt_eval.canaries import Canary, injection_uplift
 from gpt_eval.figures import JSON, EvalReport, Figure
@@ -44,24 +45,11 @@ def judge_report(
         ),
         Figure("parsed share", _share(len(scores), n), "items with a score, of all; an empty answer has the score 0"),
     ]
-    outcomes = Counter(one.asked.outcome for one in judged)
-    replies = [one.asked.reply for one in judged if one.asked.reply is not None]
     told: dict[str, JSON] = {
-        "judge": dict(judge.settings),
-        "judge at": judge.place,
-        "models that replied": sorted({reply.model for reply in replies}),
-        "prompt": VERSIONS[prompt],
-        "bootstrap seed": seed,
+        **judge_facts([one.asked for one in judged], judge, prompt=VERSIONS[prompt], seed=seed),
         "n": n,
-        "n_scored": outcomes["scored"],
-        "n_unparsed": outcomes["unparsed"],
-        "n_failed": outcomes["failed"],
         "n_empty": sum(one.asked.source == "rule" for one in judged),
         "n_duplicate": n - len({one.item for one in judged}),
-        "n_truncated": sum(reply.is_prompt_cut or reply.is_reply_cut for reply in replies),
-        "n_prompt_cut": sum(reply.is_prompt_cut for reply in replies),
-        "n_reply_cut": sum(reply.is_reply_cut for reply in replies),
-        "reasons": reasons(judged),
     }
     if canaries:
         lift = injection_uplift(
@@ -84,10 +72,29 @@ def is_as_expected(canary: Canary, judged: Judged) -> bool:
     return judged.score is not None and canary.low <= judged.score <= canary.high
 
 
-def reasons(judged: Sequence[Judged]) -> dict[str, JSON]:
-    """Return how many items have no score for each reason, the most frequent first, ten at most."""
-    found = Counter(one.asked.reason for one in judged if one.asked.reason is not None)
-    return {str(reason): n for reason, n in found.most_common(10)}
+def judge_facts(asked: Sequence[Asked], judge: Judge, *, prompt: str, seed: int) -> dict[str, JSON]:
+    """Return what every report says of a judge: who it is, how its replies ended, and what was cut.
+
+    ``prompt`` is the version of the wording, ``seed`` the bootstrap's. ``reasons`` counts why there is no value, the
+    most frequent reason first, ten at most.
+    """
+    outcomes = Counter(one.outcome for one in asked)
+    replies = [one.reply for one in asked if one.reply is not None]
+    reasons = Counter(one.reason for one in asked if one.reason is not None)
+    return {
+        "judge": dict(judge.settings),
+        "judge at": judge.place,
+        "models that replied": sorted({reply.model for reply in replies}),
+        "prompt": prompt,
+        "bootstrap seed": seed,
+        "n_scored": outcomes["scored"],
+        "n_unparsed": outcomes["unparsed"],
+        "n_failed": outcomes["failed"],
+        "n_truncated": sum(reply.is_prompt_cut or reply.is_reply_cut for reply in replies),
+        "n_prompt_cut": sum(reply.is_prompt_cut for reply in replies),
+        "n_reply_cut": sum(reply.is_reply_cut for reply in replies),
+        "reasons": dict(reasons.most_common(10)),
+    }
 
 
 def _mean(scores: Sequence[int], *, seed: int, n_resamples: int) -> Measured:

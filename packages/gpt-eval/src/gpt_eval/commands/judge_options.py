@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from gpt_eval.address import OPENAI
 from gpt_eval.asking import Asked, Patience
+from gpt_eval.commands.report_options import add_report_arguments
 from gpt_eval.exchange import Limits
 from gpt_eval.judge import Judge
 from gpt_eval.ollama import OllamaJudge
@@ -20,9 +22,13 @@ _One = TypeVar("_One")
 def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that ``judge_of``, ``patience_of`` and ``exit_code`` read, and --cache, --out and --json."""
     judge = parser.add_argument_group("the judge")
-    judge.add_argument("--model", default="llama3", help="the judge's name at its server (llama3)")
+    judge.add_argument("--model", help="the judge's name at its server (llama3 at Ollama)")
     judge.add_argument("--openai", action="store_true", help="the server has OpenAI's API; the key is OPENAI_API_KEY")
-    judge.add_argument("--url", help="the server; else OLLAMA_HOST or OPENAI_BASE_URL, else http://127.0.0.1:11434")
+    judge.add_argument(
+        "--url",
+        help="the server; else OLLAMA_HOST, else http://127.0.0.1:11434; "
+        f"with --openai OPENAI_BASE_URL, else {OPENAI}",
+    )
     judge.add_argument("--seed", type=int, default=123, help="the judge's, and the bootstrap's (123)")
     judge.add_argument("--num-ctx", type=int, default=4096, help="Ollama: tokens of prompt with reply (4096)")
     judge.add_argument("--max-tokens", type=int, default=1024, help="tokens of a reply (1024)")
@@ -33,8 +39,7 @@ def add_judge_arguments(parser: argparse.ArgumentParser) -> None:
     judge.add_argument("--stop-after", type=int, default=5, help="failed questions in a row that end the asking (5)")
     parser.add_argument("--max-failed", type=share, default=0.05, help="share without a result that is let pass (5%%)")
     parser.add_argument("--cache", type=Path, help="a .jsonl file that keeps each reply; a later run asks the rest")
-    parser.add_argument("--out", type=Path, help="write report.json and report.md into this folder, or this .json file")
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    add_report_arguments(parser)
 
 
 def share(text: str) -> float:
@@ -52,6 +57,8 @@ def judge_of(options: argparse.Namespace) -> Judge:
     """Return the judge; raise ArgumentTypeError if an argument or the environment names none."""
     if options.seed < 0:
         raise argparse.ArgumentTypeError(f"--seed must be 0 or above, got {options.seed}")
+    if options.openai and options.model is None:
+        raise argparse.ArgumentTypeError("--openai names no judge; give --model with a name that its server knows")
     try:
         limits = Limits(total=options.timeout, silence=options.silence)
         if options.openai:
@@ -59,7 +66,7 @@ def judge_of(options: argparse.Namespace) -> Judge:
                 options.model, url=options.url, max_tokens=options.max_tokens, seed=options.seed, limits=limits
             )
         return OllamaJudge(
-            options.model, url=options.url, num_ctx=options.num_ctx, num_predict=options.max_tokens,
+            options.model or "llama3", url=options.url, num_ctx=options.num_ctx, num_predict=options.max_tokens,
             seed=options.seed, limits=limits,
         )  # fmt: skip
     except ValueError as error:
@@ -85,16 +92,21 @@ def shown(results: Iterable[_One], *, total: int, what: str) -> Iterator[_One]:
         yield result
 
 
-def exit_code(asked: Sequence[Asked], *, n_missing: int, total: int, options: argparse.Namespace) -> int:
-    """Return 0, or 1 where more than --max-failed has no result, or 4 where the judge never replied; say why."""
+def exit_code(
+    asked: Sequence[Asked], *, n_missing: int, total: int, options: argparse.Namespace, besides: Sequence[Asked] = ()
+) -> int:
+    """Return 0, or 1 where more than --max-failed has no result, or 4 where the judge never replied; say why.
+
+    ``besides`` was asked in the same run, without being part of the result.
+    """
     if not n_missing:
         return 0
-    reason = next((one.reason for one in asked if one.reason is not None), "they have no pair")
+    reason = next(one.reason for one in asked if one.reason is not None)
     say(f"gpt-eval: {n_missing:,} of {total:,} have no result; the first reason: {reason}")
     if options.cache is not None:
         say(f"gpt-eval: what was answered is kept in {options.cache}; the same command asks only for the rest")
-    now = [one for one in asked if one.source in ("judge", "none")]
+    now = [one for one in (*besides, *asked) if one.source in ("judge", "none")]
     is_too_much = n_missing > options.max_failed * total
-    if now and all(one.outcome == "failed" for one in now) and (is_too_much or len(now) == len(asked)):
+    if now and all(one.outcome == "failed" for one in now) and (is_too_much or n_missing == total):
         return 4
     return 1 if is_too_much else 0

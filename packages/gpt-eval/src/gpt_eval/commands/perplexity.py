@@ -1,26 +1,25 @@
 """``gpt-eval perplexity``: how well a checkpoint's model predicts texts."""
 
 import argparse
-import json
 from pathlib import Path
 
+from gpt_eval.commands.model_options import add_model_arguments, device_of, whole
+from gpt_eval.commands.report_options import add_report_arguments, give_report, prepare_out
 from gpt_eval.provenance import checkpoint_facts, installed_versions
-from gpt_eval.terminal import printable, say
+from gpt_eval.terminal import say
 
 SUMMARY = "Measure the perplexity of a checkpoint's model on text files, with an interval."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint directory, or a run with step-N in it")
+    add_model_arguments(parser)
     parser.add_argument("texts", type=Path, nargs="+", metavar="TEXT_FILE", help="UTF-8; each is scored on its own")
-    parser.add_argument("--context-length", type=int, help="tokens of a window (the model's context)")
-    parser.add_argument("--stride", type=int, help="tokens that a window moves by (the context: no overlap)")
-    parser.add_argument("--batch-size", type=int, default=8, help="windows computed together (8)")
-    parser.add_argument("--device", default="cpu", help="where to compute, as torch names it (cpu)")
-    parser.add_argument("--seed", type=int, default=0, help="of the interval's bootstrap (0)")
-    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="save it: a folder, or a file that ends in .json")
+    parser.add_argument("--context-length", type=whole(1), help="tokens of a window (the model's context)")
+    parser.add_argument("--stride", type=whole(1), help="tokens that a window moves by (the context: no overlap)")
+    parser.add_argument("--batch-size", type=whole(1), default=8, help="windows computed together (8)")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the interval's bootstrap (0)")
+    add_report_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,7 +32,9 @@ def run(options: argparse.Namespace) -> int:
         raise ImportError("perplexity needs a model: install 'gpt-eval[model]'") from error
     from gpt_eval.tokenizer_file import TokenizerFile
 
-    checkpoint = load_checkpoint(options.checkpoint, device=options.device)
+    device = device_of(options)
+    prepare_out(options)
+    checkpoint = load_checkpoint(options.checkpoint, device=device)
     if checkpoint.tokenizer_file is None:
         raise ValueError(f"{checkpoint.folder} holds no tokenizer.json; save the checkpoint with its tokenizer")
     tokenizer = TokenizerFile(checkpoint.tokenizer_file)
@@ -59,9 +60,7 @@ def run(options: argparse.Namespace) -> int:
         "texts": [path.name for path in options.texts],
         "versions": installed_versions("gpt-eval", "gpt-core", "torch", "tokenizers"),
     })  # fmt: skip
-    if options.out is not None:
-        report.save(options.out)
-    print(json.dumps(report.to_dict()) if options.json else printable(report.to_markdown()), flush=True)
+    give_report(report, options)
     return 0
 
 
