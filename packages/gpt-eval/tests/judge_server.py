@@ -18,6 +18,7 @@ class Handler(BaseHTTPRequestHandler):
 
     server: JudgeServer
     body: dict[str, Any]
+    place: int
 
     def do_POST(self) -> None:
         """Answer one question."""
@@ -26,6 +27,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.bodies.append(self.body)
             self.server.headers.append(dict(self.headers))
             self.server.paths.append(self.path)
+            self.place = len(self.server.bodies) - 1
+            self.server.sent.append(b"")
         with contextlib.suppress(OSError):  # the client has gone
             self.server.answer(self)
 
@@ -36,6 +39,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+        self.server.sent[self.place] = body
 
     def log_message(self, format: str, *args: Any) -> None:
         """Stay silent."""
@@ -53,6 +57,7 @@ class JudgeServer(ThreadingHTTPServer):
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paths: list[str] = []
+        self.sent: list[bytes] = []
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients that go away are what is tested."""
@@ -61,6 +66,11 @@ class JudgeServer(ThreadingHTTPServer):
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def exchanges(self) -> list[tuple[str, bytes]]:
+        """Each request's question and what was sent to it, nothing where that was not sent whole."""
+        return list(zip(self.questions, self.sent, strict=True))
 
     @property
     def questions(self) -> list[str]:
