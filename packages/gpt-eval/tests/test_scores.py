@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 import re
@@ -137,6 +138,14 @@ def test_a_reply_of_a_mebibyte_is_refused_at_once(parse, wrapped, text):
     with pytest.raises(ValueError):  # noqa: PT011 (each has another reason)
         parse(reply)
     assert time.perf_counter() - started < 0.5
+
+
+@pytest.mark.parametrize("text", ["1" * 3900, "1\n" * 1900, "\n" * 1900 + "1" * 1900 + "x", "x" + " " * 3800 + "1x"])
+def test_the_longest_reply_in_words_takes_little_time(text):
+    started = time.perf_counter()
+    with contextlib.suppress(ValueError):
+        parse_score(text)
+    assert time.perf_counter() - started < 0.2
 
 
 def test_the_prompt_holds_each_text_between_fences_that_no_text_holds():

@@ -47,7 +47,8 @@ def generate_model_scores(
 
     One score an entry: where the reply has none, or the context cut it or its prompt, it is printed, as in the book,
     and None stands in its place, while the book's list would be shorter. An empty answer scores 0 without asking. The
-    prompt is the book's; ``judge_answers`` has one that answers cannot talk to, retries and a cache. Raises JudgeError as soon as a reply does not come.
+    prompt is the book's; ``judge_answers`` has one that answers cannot talk to, retries and a cache. Raises JudgeError
+    as soon as a reply does not come.
     """
     scores: list[int | None] = []
     for number, entry in enumerate(json_data, start=1):

@@ -121,11 +121,11 @@ def book_prompt(given: str, output: str, answer: str) -> str:
 
 _LONGEST = 4_000  # of a reply in words; the patterns below take time with its square
 _SCALE = re.compile(r"(?:\bon\s+(?:the|a)\s+scale\s+(?:from|of)\s+)?\b0\s*(?:to|and|-|\u2013)\s*100\b,?", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<![\w.])[-+\u2212])?\d+(?:[.,]\d+)*")
-_LONE = re.compile(rf"[\s*_`\"']*({_NUMBER.pattern})\s*%?[\s*_`\"'.!]*")
-_OF = re.compile(rf"({_NUMBER.pattern})(?:\s*/\s*|\s+out\s+of\s+)({_NUMBER.pattern})", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:(?<![\w.])[-+\u2212])?\d++(?:[.,]\d++)*+")
+_LONE = re.compile(rf"[\s*_`\"']*+({_NUMBER.pattern})\s*+%?[\s*_`\"'.!]*+")
+_OF = re.compile(rf"(?<!\d)({_NUMBER.pattern})(?:\s*+/\s*+|\s++out\s++of\s++)({_NUMBER.pattern})", re.IGNORECASE)
 # Of a line or a sentence: "the answer demands a score of 100" tells a score of somebody else.
-_BEGINNING = r"(?:^|[.!?]\s)[\s*_`\"'#>-]*"
+_BEGINNING = r"(?:^|[.!?]\s)[ \t*_`\"'#>-]*+"
 _HERE = r"(?:here\s+(?:it\s+is|(?:is|are)\s+(?:the|my)\s+\w+)\s*:[\s{\"']*)?"
 _LABELLED = re.compile(
     rf"{_BEGINNING}{_HERE}(?:(?:the|my|its|final|overall|total)\s+)*(?:score|rating|grade)\b"
