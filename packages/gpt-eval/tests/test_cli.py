@@ -238,7 +238,12 @@ def test_a_signal_ends_it_and_keeps_what_was_answered(answers, tmp_path, number,
         threading.Event().wait(20)
 
     with running(first(3, scoring(), then_hang)) as server:
-        command = [sys.executable, "-m", "gpt_eval.cli", "judge", str(answers), "--url", server.url, "--no-canaries"]
+        # A shell's background jobs ignore SIGINT, and so would what they start.
+        code_of_child = (
+            "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from gpt_eval.cli import main; sys.exit(main())"
+        )
+        command = [sys.executable, "-c", code_of_child, "judge", str(answers), "--url", server.url, "--no-canaries"]
         process = subprocess.Popen([*command, "--cache", str(cache)], stderr=subprocess.PIPE, env={**os.environ})
         assert asked.wait(30)
         process.send_signal(number)
