@@ -251,3 +251,19 @@ def test_a_signal_ends_it_and_keeps_what_was_answered(answers, tmp_path, number,
         assert "Traceback" not in process.stderr.read().decode()
         process.stderr.close()
     assert cache.read_bytes().count(b"\n") == 3
+
+
+def test_a_report_replaces_an_older_one_and_nothing_else(answers, tmp_path):
+    notes = tmp_path / "notes.md"
+    notes.write_text("mine", encoding="utf-8")
+    before = answers.read_bytes()
+    with running(scoring()) as server:
+        arguments = ["judge", str(answers), "--url", server.url, "--no-canaries", "--out"]
+        for place in (answers, tmp_path / "notes.json"):
+            assert main([*arguments, str(place)]) == 2
+        assert not server.bodies
+        assert [main([*arguments, str(tmp_path / "report")]) for _ in range(2)] == [0, 0]
+
+    assert answers.read_bytes() == before
+    assert notes.read_text(encoding="utf-8") == "mine"
+    assert not (tmp_path / "notes.json").exists()

@@ -22,7 +22,8 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare_out(options: argparse.Namespace) -> None:
     """Make the folder that --out needs and write there, as a report after hours of work will be.
 
-    Raises ArgumentTypeError if that cannot be; OSError where there is no room.
+    Raises ArgumentTypeError if that cannot be, or if another file than an older report would be replaced; OSError where
+    there is no room.
     """
     if options.out is None:
         return
@@ -33,12 +34,25 @@ def prepare_out(options: argparse.Namespace) -> None:
             file.write(b"report")
         if taken := [path for path in (target, target.with_suffix(".md")) if path.is_dir()]:
             raise IsADirectoryError(errno.EISDIR, f"{taken[0].name} is a folder there")
+        if not _may_replace(target):
+            raise FileExistsError(errno.EEXIST, "a file that is no report stands there")
     except OSError as error:
         if error.errno in NO_ROOM:
             raise
         raise argparse.ArgumentTypeError(
             f"--out {options.out} cannot be written ({error.strerror}); give a folder, or a file that ends in .json"
         ) from error
+
+
+def _may_replace(target: Path) -> bool:
+    """Whether nothing stands there but an older report: its JSON file and, beside that, its Markdown."""
+    if not target.exists():
+        return not target.with_suffix(".md").exists()
+    try:
+        found = json.loads(target.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(found, dict) and {"title", "figures", "facts"} <= set(found)
 
 
 def give_report(report: EvalReport, options: argparse.Namespace) -> None:
