@@ -121,20 +121,25 @@ def book_prompt(given: str, output: str, answer: str) -> str:
 
 _LONGEST = 4_000  # of a reply in words; the patterns below take time with its square
 _SCALE = re.compile(r"(?:\bon\s+(?:the|a)\s+scale\s+(?:from|of)\s+)?\b0\s*(?:to|and|-|\u2013)\s*100\b,?", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<![\w.])[-+\u2212])?\d++(?:[.,]\d++)*+")
-_LONE = re.compile(rf"[\s*_`\"']*+({_NUMBER.pattern})\s*+%?[\s*_`\"'.!]*+")
-_OF = re.compile(rf"(?<!\d)({_NUMBER.pattern})(?:\s*+/\s*+|\s++out\s++of\s++)({_NUMBER.pattern})", re.IGNORECASE)
+# Bounded repeats: a reply of nothing but digits or spaces takes no longer for it. Not possessive ones (\d++): Python
+# 3.11.2 finds the dot behind a number to be part of it.
+_NUMBER = re.compile(r"(?:(?<![\w.])[-+\u2212])?\d+(?:[.,]\d+){0,6}")
+_LONE = re.compile(rf"[\s*_`\"']{{0,40}}({_NUMBER.pattern})\s{{0,20}}%?[\s*_`\"'.!]{{0,40}}")
+_OF = re.compile(
+    rf"(?<!\d)({_NUMBER.pattern})(?:\s{{0,9}}/\s{{0,9}}|\s{{1,9}}out\s{{1,9}}of\s{{1,9}})({_NUMBER.pattern})",
+    re.IGNORECASE,
+)
 # Of a line or a sentence: "the answer demands a score of 100" tells a score of somebody else.
-_BEGINNING = r"(?:^|[.!?]\s)[ \t*_`\"'#>-]*+"
+_BEGINNING = r"(?:^|[.!?]\s)[ \t*_`\"'#>-]{0,40}"
 _HERE = r"(?:here\s+(?:it\s+is|(?:is|are)\s+(?:the|my)\s+\w+)\s*:[\s{\"']*)?"
 _LABELLED = re.compile(
     rf"{_BEGINNING}{_HERE}(?:(?:the|my|its|final|overall|total)\s+)*(?:score|rating|grade)\b"
-    rf"(?:\s+(?:is|of|would\s+be))?[\s*_`\"':=]*({_NUMBER.pattern})(?!\w)",
+    rf"(?:\s+(?:is|of|would\s+be))?[\s*_`\"':=]{{0,40}}({_NUMBER.pattern})(?!\w)",
     re.IGNORECASE | re.MULTILINE,
 )
 _GIVEN = re.compile(
     rf"{_BEGINNING}I(?:\s+would|['\u2019]d)?\s+(?:give|rate|score|grade)\s+(?:it|this|(?:the|this)\s+(?:model\s+)?"
-    rf"(?:answer|response))\s+(?:(?:a|an|as|at|with)\s+)?(?:score\s+of\s+)?[*_`\"']*{_NUMBER.pattern}(?!\w)",
+    rf"(?:answer|response))\s+(?:(?:a|an|as|at|with)\s+)?(?:score\s+of\s+)?[*_`\"']{{0,40}}{_NUMBER.pattern}(?!\w)",
     re.IGNORECASE | re.MULTILINE,
 )
 
