@@ -286,7 +286,7 @@ class GPTLM(TemplateLM):  # type: ignore[misc]
     def _count_truncated(self, n: int) -> None:
         self.n_truncated += n
         if n:
-            warnings.warn(f"{n} requests were cut on the left to the context of {self.max_length} tokens", stacklevel=3)
+            warnings.warn(f"{n} requests were cut on the left to the context of {self.max_length} tokens", stacklevel=2)
 
 
 def _count(name: str, value: Any, *, most: int | None = None) -> int:
