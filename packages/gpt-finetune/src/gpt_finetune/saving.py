@@ -31,9 +31,8 @@ def save_finetuned(
 ) -> Path:
     """Write a checkpoint directory whose provenance holds what is ``known``, the versions and the caller's own.
 
-    Raises ValueError if the caller's own has one of those names. Arguments and errors are otherwise those of
-    ``gpt_core.save_checkpoint``. LoRA is merged into the weights that are
-    written, and goes on unmerged.
+    LoRA is merged into the weights that are written, and goes on unmerged. Raises ValueError if the caller's own has
+    one of those names; arguments and errors are otherwise those of ``gpt_core.save_checkpoint``.
     """
     if taken := sorted({*known, "versions"} & set(provenance or {})):
         raise ValueError(f"provenance has {taken[0]!r}, which is written by itself; choose another name")
