@@ -5,8 +5,8 @@ Alpaca: {"instruction", "input", "output"}, without input where there is none. S
 OpenAI's.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +24,19 @@ from gpt_finetune.messages import (
     with_system,
 )
 from gpt_finetune.objects import read_objects
-from gpt_finetune.rows import LeftOut, Row, keep_rows
+from gpt_finetune.rows import FromFile, LeftOut, Row, keep_rows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conversations:
+class Conversations(FromFile):
     """The conversations of a file, in its order."""
 
-    source: str
-    """The file's path."""
+    columns = ("conversations",)
 
     conversations: tuple[Conversation, ...]
 
-    lines: tuple[int, ...]
-    """The line of the file, counted from 1, where the row of each conversation begins."""
-
-    left_out: tuple[LeftOut, ...] = ()
-    """The rows that gave no conversation: bad ones, and those without an answer."""
-
-    def __post_init__(self) -> None:
-        if len(self.conversations) != len(self.lines):
-            raise ValueError(
-                f"each conversation needs a line, got {len(self.conversations)} conversations and {len(self.lines)} "
-                "lines")
-
-    def __len__(self) -> int:
-        return len(self.conversations)
-
     def __iter__(self) -> Iterator[Conversation]:
         return iter(self.conversations)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the file: those kept and those left out."""
-        return len(self.conversations) + len(self.left_out)
-
-    def select(self, indices: Iterable[int]) -> "Conversations":
-        """Return those with these indices, in this order; the rows left out of the file are no part of it."""
-        chosen = list(indices)
-        return replace(
-            self,
-            conversations=tuple(self.conversations[i] for i in chosen),
-            lines=tuple(self.lines[i] for i in chosen),
-            left_out=(),
-        )
 
 
 def read_conversations(path: Path | str, *, max_bad: int = 0) -> Conversations:

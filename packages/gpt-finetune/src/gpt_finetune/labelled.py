@@ -6,13 +6,13 @@ A template makes the text of a row from its columns: "{text}", or "Subject: {sub
 import json
 import string
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from gpt_finetune.lines import unfit_text
-from gpt_finetune.rows import LeftOut, Row, keep_rows
+from gpt_finetune.rows import FromFile, LeftOut, Row, keep_rows
 from gpt_finetune.tables import read_rows
 from gpt_train import DataError
 
@@ -44,43 +44,21 @@ class Template:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Texts:
+class Texts(FromFile):
     """The texts of a file, in its order."""
 
-    source: str
-    """The file's path."""
+    columns: ClassVar[tuple[str, ...]] = ("texts",)
 
     texts: tuple[str, ...]
-
-    lines: tuple[int, ...]
-    """The line of the file, counted from 1, where the row of each text begins."""
-
-    left_out: tuple[LeftOut, ...] = ()
-    """The rows that gave no text: bad ones, and those without any."""
-
-    def __post_init__(self) -> None:
-        if len(self.texts) != len(self.lines):
-            raise ValueError(f"each text needs a line, got {len(self.texts)} texts and {len(self.lines)} lines")
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the file, without the row of names: those kept and those left out."""
-        return len(self.texts) + len(self.left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledTexts(Texts):
     """The texts of a file with a label each."""
 
-    labels: tuple[str, ...]
+    columns = ("texts", "labels")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.texts) != len(self.labels):
-            raise ValueError(f"each text needs a label, got {len(self.texts)} texts and {len(self.labels)} labels")
+    labels: tuple[str, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -90,17 +68,6 @@ class LabelledTexts(Texts):
     def classes(self) -> list[str]:
         """Return the labels there are, sorted: the place of each is its class."""
         return sorted(set(self.labels))
-
-    def select(self, indices: Iterable[int]) -> "LabelledTexts":
-        """Return the texts with these indices, in this order; the rows left out of the file are no part of it."""
-        chosen = list(indices)
-        return replace(
-            self,
-            texts=tuple(self.texts[i] for i in chosen),
-            labels=tuple(self.labels[i] for i in chosen),
-            lines=tuple(self.lines[i] for i in chosen),
-            left_out=(),
-        )
 
 
 def read_labelled(

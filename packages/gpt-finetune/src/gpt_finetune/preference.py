@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from gpt_finetune.conversation import Conversation, Message
-from gpt_finetune.rows import LeftOut
+from gpt_finetune.rows import FromFile
 
 
 @dataclass(frozen=True)
@@ -42,42 +42,12 @@ class Preference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preferences:
+class Preferences(FromFile):
     """The preferences of a file, in its order."""
 
-    source: str
-    """The file's path."""
+    columns = ("preferences",)
 
     preferences: tuple[Preference, ...]
 
-    lines: tuple[int, ...]
-    """The line of the file, counted from 1, where the row of each preference begins."""
-
-    left_out: tuple[LeftOut, ...] = ()
-    """The rows that gave no preference."""
-
-    def __post_init__(self) -> None:
-        if len(self.preferences) != len(self.lines):
-            raise ValueError(
-                f"each preference needs a line, got {len(self.preferences)} preferences and {len(self.lines)} lines")
-
-    def __len__(self) -> int:
-        return len(self.preferences)
-
     def __iter__(self) -> Iterator[Preference]:
         return iter(self.preferences)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the file: those kept and those left out."""
-        return len(self.preferences) + len(self.left_out)
-
-    def select(self, indices: Iterable[int]) -> Preferences:
-        """Return the preferences with these indices, in this order; the rows left out of the file are no part of it."""
-        chosen = list(indices)
-        return replace(
-            self,
-            preferences=tuple(self.preferences[i] for i in chosen),
-            lines=tuple(self.lines[i] for i in chosen),
-            left_out=(),
-        )

@@ -1,10 +1,10 @@
 """Rows of a file: those that could be read, those left out with line and reason, and the account of both."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from gpt_train import DataError
 
@@ -34,6 +34,45 @@ class LeftOut:
     def located(self, path: Path) -> str:
         """Return the reason behind the place: "file:line: ..." or "file:line:column: ..."."""
         return ":".join(str(part) for part in (path, self.line, self.column) if part is not None) + f": {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromFile:
+    """What the rows of a file have become: a subclass names the ``columns``, which are its fields of one item a row."""
+
+    columns: ClassVar[tuple[str, ...]]
+
+    source: str
+    """The file's path."""
+
+    lines: tuple[int, ...]
+    """The line of the file, counted from 1, where the row of each item begins."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    """The rows that gave no item: bad ones, and those without anything to use."""
+
+    def __post_init__(self) -> None:
+        first = self.columns[0]
+        for other in ("lines", *self.columns[1:]):
+            if len(getattr(self, other)) != len(self):
+                raise ValueError(
+                    f"each {first[:-1]} needs a {other[:-1]}, got {len(self)} {first} and {len(getattr(self, other))} "
+                    f"{other}")
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.columns[0]))
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the file, without a row of names: those kept and those left out."""
+        return len(self) + len(self.left_out)
+
+    def select(self, indices: Iterable[int]) -> Self:
+        """Return the items with these indices, in this order; the rows left out of the file are no part of it."""
+        chosen = list(indices)
+        names = ("lines", *self.columns)
+        picked: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in chosen) for name in names}
+        return replace(self, left_out=(), **picked)
 
 
 @dataclass(frozen=True)
